@@ -1,0 +1,80 @@
+"""What the parts of distill promise each other.
+
+Legend: B images, C CLS tokens (1 or 2), N patches in row-major order, D width, L caption tokens.
+Pixels are RGB in [0, 1] everywhere; every encoder applies its own pixel statistics inside.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What an image encoder returns: CLS tokens, patches, and the (rows, columns) of the patch grid."""
+
+    cls: Float[Tensor, "B C D"]
+    patches: Float[Tensor, "B N D"]
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of one global batch, on the device.
+
+    `hidden` is True where the student cannot see the patch. `captions` holds one tokenised caption per
+    CLS token; `local_crops` is None when no loss listens to them.
+    """
+
+    ids: list[str]
+    pixels: Float[Tensor, "B 3 H W"]
+    hidden: Bool[Tensor, "B N"]
+    captions: Int[Tensor, "C B L"] | None
+    local_crops: Float[Tensor, "M B 3 h w"] | None
+
+
+class ImageEncoder(nn.Module):
+    """Contract of an image tower. `width` is D; `patch_size` is in pixels of its own input."""
+
+    width: int
+    num_cls: int
+    patch_size: int
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> Tokens:
+        """Tokens after the final norm; hidden patches are replaced by the mask token before positions."""
+        raise NotImplementedError
+
+    def values(self, pixels: Float[Tensor, "B 3 H W"]) -> Tokens:
+        """Tokens whose last block attends only to itself (tipsv2.md section 7: TIPS zero-shot notebook)."""
+        raise NotImplementedError
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of patches for an input of this size in pixels."""
+        raise NotImplementedError
+
+
+class TextEncoder(nn.Module):
+    """Contract of a text tower. `width` is D of the joint space."""
+
+    width: int
+
+    def tokenize(self, texts: list[str]) -> Int[Tensor, "B L"]:
+        """Token ids on the CPU, padded or cut to the tower's context length."""
+        raise NotImplementedError
+
+    def forward(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+        """One embedding per text, not normalised."""
+        raise NotImplementedError
+
+
+class SegmentationSet(Protocol):
+    """Pictures with a label per pixel. Labels index `class_names`; `ignore` marks pixels that do not count."""
+
+    class_names: list[str]
+    ignore: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Int[Tensor, "H W"]]: ...
