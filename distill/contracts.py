@@ -19,6 +19,10 @@ class Tokens:
     patches: Float[Tensor, "B N D"]
     grid: tuple[int, int]
 
+    def detach(self) -> "Tokens":
+        """The same values without their history."""
+        return Tokens(cls=self.cls.detach(), patches=self.patches.detach(), grid=self.grid)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -78,3 +82,51 @@ class SegmentationSet(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Int[Tensor, "H W"]]: ...
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the student says about one batch. A pass that no loss hears is None.
+
+    Without hidden patches there is no masked pass: the patch loss hears the unmasked one.
+    """
+
+    unmasked: Tokens | None
+    masked: Tokens | None
+    local_cls: Float[Tensor, "M B D"] | None
+    text: Float[Tensor, "C B D"] | None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a teacher says about one batch's unmasked view; `heads` is None for teachers without projection heads."""
+
+    tokens: Tokens
+    heads: nn.Module | None
+
+
+class Teacher(nn.Module):
+    """Who makes the targets. It is never trained by gradient and stays in eval."""
+
+    heads: nn.Module | None
+
+    def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
+        """Targets for the unmasked view, without history."""
+        raise NotImplementedError
+
+    def follow(self, image: ImageEncoder, heads: nn.Module | None, *, momentum: float) -> None:
+        """Move after the student, once per optimiser step; a frozen teacher stays."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in eval whatever the trainer asks: dropout and norms must not drift."""
+        return super().train(False)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """`total` carries the gradient; `terms` are the weighted sum's parts and `diagnostics` its details, detached."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Tensor]
+    diagnostics: dict[str, Tensor]

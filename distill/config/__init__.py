@@ -1,3 +1,62 @@
-"""Recipes: typed settings, read from YAML pages and the command line."""
+"""Recipes: typed settings, read from YAML pages and the command line. Importing this loads no torch.
 
-from distill.config.schema import *  # noqa: F403
+Each class checks its own ranges; `Recipe` checks what only makes sense together and raises
+`InvalidCombination`. Settings under `run` never change results.
+"""
+
+from distill.config.checks import InvalidCombination, InvalidValue, RecipeError
+from distill.config.compare import content_hash, differences, recipe_dict
+from distill.config.data import Columns, Data, Dataset, Masking, Scenes, Views
+from distill.config.load import load_recipe, recipe_from_file, recipe_text, resolve, save_recipe
+from distill.config.objective import (
+    ClsLoss,
+    Contrastive,
+    Features,
+    Granularity,
+    Objective,
+    Patch,
+    Prototypes,
+)
+from distill.config.pages import list_recipes, page_path
+from distill.config.recipe import Recipe
+from distill.config.student import Head, ImageTower, Student, TextTower
+from distill.config.teacher import Teacher
+from distill.config.training import Evaluate, Optim, Run
+
+__all__ = [
+    "ClsLoss",
+    "Columns",
+    "Contrastive",
+    "Data",
+    "Dataset",
+    "Evaluate",
+    "Features",
+    "Granularity",
+    "Head",
+    "ImageTower",
+    "InvalidCombination",
+    "InvalidValue",
+    "Masking",
+    "Objective",
+    "Optim",
+    "Patch",
+    "Prototypes",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "Scenes",
+    "Student",
+    "Teacher",
+    "TextTower",
+    "Views",
+    "content_hash",
+    "differences",
+    "list_recipes",
+    "load_recipe",
+    "page_path",
+    "recipe_dict",
+    "recipe_from_file",
+    "recipe_text",
+    "resolve",
+    "save_recipe",
+]

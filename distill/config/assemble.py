@@ -1,0 +1,164 @@
+"""From single settings to a recipe: types by omegaconf, ranges by the classes, messages with their place."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any, get_origin
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from distill.config import tree
+from distill.config.checks import InvalidCombination, InvalidValue, RecipeError
+from distill.config.recipe import Recipe
+from distill.config.text import Setting
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """Where a key ends: the section's class, its setting, the setting's type, and the way into a free dict."""
+
+    section: type
+    name: str
+    kind: Any
+    rest: tuple[str, ...]
+
+
+class _Wrong(Exception):
+    """What is wrong with one setting."""
+
+
+def assemble(settings: Sequence[Setting]) -> Recipe:
+    """Put settings together; a later one wins over an earlier one.
+
+    Raises RecipeError with one line for every setting that does not exist, has a wrong type or is out of
+    range, and InvalidCombination for settings that mean nothing together; both say where they were set.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for setting in settings:
+        try:
+            leaf = _leaf(setting)
+            if leaf is not None:
+                _put(values, setting.key, _converted(setting, leaf))
+        except _Wrong as wrong:
+            problems.append(f"{setting.where}: {setting.name}: {wrong}")
+    problems = problems or _out_of_range(Recipe, values, prefix="", settings=settings)
+    if problems:
+        raise RecipeError("\n".join(problems))
+    config = OmegaConf.merge(OmegaConf.structured(Recipe), values)
+    try:
+        recipe = OmegaConf.to_object(config)
+    except InvalidCombination as error:
+        lines = [_told(key, OmegaConf.select(config, key), settings) for key in error.keys]
+        raise InvalidCombination(error.keys, "\n".join([str(error), *lines])) from None
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _leaf(setting: Setting) -> _Leaf | None:
+    """The leaf a key leads to, or None for a section that is left empty."""
+    section, prefix = Recipe, ""
+    for depth, name in enumerate(setting.key):
+        kinds = tree.types_of(section)
+        if name not in kinds:
+            raise _Wrong(f"there is no such setting{tree.meant(setting.name, section=section, prefix=prefix)}")
+        if not is_dataclass(kinds[name]):
+            rest = setting.key[depth + 1 :]
+            if rest and get_origin(kinds[name]) is not dict:
+                raise _Wrong(f"{prefix}{name} is {tree.expected(kinds[name])} and holds no further settings")
+            return _Leaf(section, name, kinds[name], rest)
+        section, prefix = kinds[name], f"{prefix}{name}."
+    if setting.value == {}:
+        return None
+    raise _Wrong(f"is a section; set what it holds, such as {prefix}{next(iter(tree.types_of(section)))}")
+
+
+def _converted(setting: Setting, leaf: _Leaf) -> Any:
+    """The value in the type of its setting. Raises _Wrong with what was expected."""
+    value = setting.value
+    if tree.takes_text(leaf.kind) and isinstance(value, bool | int | float) and setting.text is not None:
+        value = setting.text
+    if leaf.kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    _refuse_programs(value)
+    odd = isinstance(value, bool) and leaf.kind in (int, float)
+    odd = odd or (isinstance(value, float) and not math.isfinite(value))
+    try:
+        if odd:
+            raise OmegaConfBaseException
+        section = OmegaConf.merge(OmegaConf.structured(leaf.section), _nested((leaf.name, *leaf.rest), value))
+        OmegaConf.to_container(section)
+    except OmegaConfBaseException:
+        wanted = tree.expected(leaf.kind) if not leaf.rest else "a finite value"
+        words = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        allowed = tree.choices(leaf.kind)
+        unknown = [word for word in words if isinstance(word, str) and word not in allowed]
+        hint = tree.nearest(unknown[0], allowed) if unknown else ""
+        raise _Wrong(f"{_shown(value)} is not {wanted}{hint}") from None
+    return value
+
+
+def _refuse_programs(value: Any) -> None:
+    """omegaconf would resolve `${…}` and take `???` for missing; a recipe says what it means."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and ("${" in text or text == "???"):
+            raise _Wrong(f"{text!r} is not a value; recipes do not refer to other settings or to the environment")
+
+
+def _nested(key: tuple[str, ...], value: Any) -> dict[str, Any]:
+    for name in reversed(key):
+        value = {name: value}
+    return value
+
+
+def _put(values: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
+    for name in key[:-1]:
+        inner = values.setdefault(name, {})
+        if not isinstance(inner, dict):
+            inner = values[name] = {}
+        values = inner
+    values[key[-1]] = value
+
+
+def _out_of_range(section: type, values: dict[str, Any], *, prefix: str, settings: Sequence[Setting]) -> list[str]:
+    """Messages of the sections whose classes refuse their values, inner sections first."""
+    problems: list[str] = []
+    for name, kind in tree.types_of(section).items():
+        if is_dataclass(kind):
+            problems += _out_of_range(kind, values.get(name, {}), prefix=f"{prefix}{name}.", settings=settings)
+    if problems or section is Recipe:
+        return problems
+    try:
+        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(section), values))
+    except InvalidValue as error:
+        problems.append(_placed(error, section=section, prefix=prefix, settings=settings))
+    return problems
+
+
+def _placed(error: InvalidValue, *, section: type, prefix: str, settings: Sequence[Setting]) -> str:
+    """The message with its place, or with the place of the neighbours it speaks of."""
+    key = f"{prefix}{error.key}"
+    place = _place(key, settings)
+    if place:
+        return f"{place}: {key}: {error.message}"
+    neighbours = [f"{prefix}{name}" for name in tree.types_of(section) if re.search(rf"\b{name}\b", error.message)]
+    places = [f"{name}: {_place(name, settings)}" for name in neighbours if _place(name, settings)]
+    return f"{key}: {error.message}" + (f" ({', '.join(places)})" if places else "")
+
+
+def _place(key: str, settings: Sequence[Setting]) -> str | None:
+    places = [setting.where for setting in settings if setting.name == key]
+    return places[-1] if places else None
+
+
+def _told(key: str, value: Any, settings: Sequence[Setting]) -> str:
+    if OmegaConf.is_dict(value):
+        return f"  {key}"
+    return f"  {key} is {_shown(value)} ({_place(key, settings) or 'default'})"
+
+
+def _shown(value: Any) -> str:
+    """A value as a recipe writes it."""
+    return "null" if value is None else repr(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,0 +1,104 @@
+"""Settings of the data: where pictures and captions come from, their views, and which patches are hidden."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from distill.config.checks import check, in_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """The procedural world (distill/data/scenes)."""
+
+    tier: Literal["easy", "medium", "hard"] = "medium"
+    split: Literal["standard", "compositional"] = "standard"
+    """`compositional` keeps some colour–shape pairs out of training and evaluates on them."""
+    world_seed: int = 0
+    num_train: int = 1_000_000
+    """Distinct training pictures; drawn pictures repeat after this many."""
+
+    def __post_init__(self) -> None:
+        check(self.num_train >= 1, "num_train", f"{self.num_train} is not positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which column of the data set is what. Captions may be a string or a list of strings."""
+
+    image: str = "image"
+    alt: str | None = None
+    short: str | None = None
+    detailed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Image–caption data read through Hugging Face `datasets`."""
+
+    format: Literal["parquet", "imagefolder", "webdataset"] = "imagefolder"
+    path: str = ""
+    """Folder, file or glob. Relative paths are taken from the working directory."""
+    captions_file: str | None = None
+    """JSON of {file name: caption or list of captions} for folders without a metadata file."""
+    columns: Columns = field(default_factory=Columns)
+    streaming: bool = False
+    shuffle_buffer: int = 1000
+    """Pictures held back for shuffling when streaming."""
+    max_broken_share: float = 0.05
+    """The run stops when more than this share of the samples read so far was broken."""
+
+    def __post_init__(self) -> None:
+        check(self.shuffle_buffer >= 1, "shuffle_buffer", f"{self.shuffle_buffer} is not positive")
+        in_range(self, 0.0, 1.0, "max_broken_share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """How one picture becomes one global view and some local crops. Only resize, crop and flip (tipsv2.md 2)."""
+
+    global_scale: tuple[float, float] = (1.0, 1.0)
+    """Share of the picture's area that the global view shows, drawn uniformly."""
+    flip: float = 0.0
+    """Probability of a horizontal flip."""
+    num_local: int = 0
+    local_scale: tuple[float, float] = (0.1, 0.4)
+    local_size: int = 32
+    """Side of a local crop, pixels."""
+
+    def __post_init__(self) -> None:
+        for key in ("global_scale", "local_scale"):
+            low, high = getattr(self, key)
+            check(0.0 < low <= high <= 1.0, key, f"({low}, {high}) is not 0 < low <= high <= 1")
+        in_range(self, 0.0, 1.0, "flip")
+        in_range(self, 0, 64, "num_local")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    source: Literal["scenes", "dataset"] = "scenes"
+    image_size: int = 64
+    """Side of the global view, pixels."""
+    batch_size: int = 128
+    """Pictures per optimiser step, over all ranks and accumulated micro-batches."""
+    scenes: Scenes = field(default_factory=Scenes)
+    dataset: Dataset = field(default_factory=Dataset)
+    views: Views = field(default_factory=Views)
+
+    def __post_init__(self) -> None:
+        in_range(self, 8, 4096, "image_size")
+        in_range(self, 1, 1_048_576, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masking:
+    """Which patches the student may not see."""
+
+    ratio: float = 0.75
+    """Share of patches hidden in a masked picture."""
+    pattern: Literal["random", "block"] = "random"
+    image_share: float = 1.0
+    """Share of the pictures that are masked at all."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0.0, 0.95, "ratio")
+        in_range(self, 0.0, 1.0, "image_share")

@@ -1,0 +1,103 @@
+"""Settings of the losses, one class per term."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from distill.config.checks import check, in_range
+
+Granularity = Literal["alt", "short", "detailed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrastive:
+    """Image–text loss on the unmasked view, one learned temperature per CLS token."""
+
+    weight: float = 1.0
+    kind: Literal["softmax", "sigmoid"] = "softmax"
+    temperature: float = 0.07
+    """Starting temperature."""
+    first: tuple[Granularity, ...] = ("alt",)
+    """Captions CLS 1 reads, one drawn uniformly per picture and step."""
+    second: tuple[Granularity, ...] = ("short", "detailed")
+    """Captions CLS 2 reads."""
+
+    def __post_init__(self) -> None:
+        check(self.weight >= 0, "weight", f"{self.weight} is negative")
+        in_range(self, 1e-4, 10.0, "temperature")
+        check(len(self.first) > 0, "first", "names no caption")
+        check(len(self.second) > 0, "second", "names no caption")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClsLoss:
+    """Self-distillation of CLS 1 from local crops to the teacher's global view (L_DINO)."""
+
+    weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.weight >= 0, "weight", f"{self.weight} is negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """The loss on patches (L_iBOT, L_iBOT++)."""
+
+    weight: float = 2.0
+    supervise: Literal["masked", "visible", "all", "none"] = "all"
+    """`masked` is iBOT, `all` is iBOT++."""
+    target: Literal["prototypes", "features"] = "prototypes"
+    normalise: Literal["per_image", "ibot_plus_visible", "sum"] = "per_image"
+    """`per_image`: mean over an image's supervised patches. `ibot_plus_visible`: mean over its hidden ones plus
+    `visible_weight` times the mean over its visible ones. `sum`: sum over its supervised patches."""
+    visible_weight: float = 1.0
+    """ibot_plus_visible: weight of the visible mean."""
+
+    def __post_init__(self) -> None:
+        check(self.weight >= 0, "weight", f"{self.weight} is negative")
+        check(self.visible_weight >= 0, "visible_weight", f"{self.visible_weight} is negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prototypes:
+    """How head outputs become distributions, and what keeps them from collapsing."""
+
+    balance: Literal["centre", "sinkhorn"] = "centre"
+    """EMA centring, or Sinkhorn–Knopp over the global batch."""
+    centre_momentum: float = 0.9
+    sinkhorn_iterations: int = 3
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.07
+    teacher_temperature_start: float = 0.04
+    """Rises linearly to `teacher_temperature` over `teacher_warmup` of the steps (patch loss)."""
+    teacher_warmup: float = 0.1
+    """Share of the steps."""
+
+    def __post_init__(self) -> None:
+        in_range(self, 0.0, 1.0, "centre_momentum", "teacher_warmup")
+        in_range(self, 1, 100, "sinkhorn_iterations")
+        in_range(self, 1e-4, 10.0, "student_temperature", "teacher_temperature", "teacher_temperature_start")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Feature targets: cosine distance to the teacher's standardised features, through an adapter."""
+
+    cls_weight: float = 1.0
+    """Weight of the CLS term beside the patch term."""
+    standardise: bool = True
+    """Subtract the running mean and divide by the running deviation of each teacher dimension."""
+    momentum: float = 0.99
+    """Of the running statistics."""
+
+    def __post_init__(self) -> None:
+        check(self.cls_weight >= 0, "cls_weight", f"{self.cls_weight} is negative")
+        in_range(self, 0.0, 1.0, "momentum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    contrastive: Contrastive = field(default_factory=Contrastive)
+    cls: ClsLoss = field(default_factory=ClsLoss)
+    patch: Patch = field(default_factory=Patch)
+    prototypes: Prototypes = field(default_factory=Prototypes)
+    features: Features = field(default_factory=Features)

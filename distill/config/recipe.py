@@ -1,0 +1,114 @@
+"""The recipe: one run as a tree of frozen dataclasses, and the rules about settings that mean nothing together."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from distill.config.checks import InvalidCombination
+from distill.config.data import Data, Masking
+from distill.config.objective import Objective
+from distill.config.student import Student
+from distill.config.teacher import Teacher
+from distill.config.training import Evaluate, Optim, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run. `precision` and `compile` change the last digits of results, so they are not under `run`."""
+
+    name: str = "unnamed"
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast where the device has it."""
+    compile: bool = False
+    data: Data = field(default_factory=Data)
+    masking: Masking = field(default_factory=Masking)
+    teacher: Teacher = field(default_factory=Teacher)
+    student: Student = field(default_factory=Student)
+    objective: Objective = field(default_factory=Objective)
+    optim: Optim = field(default_factory=Optim)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        for problem in _meaningless(self):
+            raise problem
+
+
+def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
+    """Every rule about settings that mean nothing together."""
+    teacher, student, objective = recipe.teacher, recipe.student, recipe.objective
+    patch, masking = objective.patch, recipe.masking
+    hears_patches = patch.supervise != "none" and patch.weight > 0
+    rules = [
+        (
+            hears_patches and patch.supervise == "masked" and masking.ratio * masking.image_share == 0,
+            ("objective.patch.supervise", "masking.ratio"),
+            "supervise=masked hears nothing when nothing is hidden; hide patches or supervise visible or all",
+        ),
+        (
+            teacher.kind == "frozen" and (teacher.checkpoint is None) == (teacher.model is None),
+            ("teacher.checkpoint", "teacher.model"),
+            "a frozen teacher needs exactly one of teacher.checkpoint and teacher.model",
+        ),
+        (
+            teacher.kind == "momentum" and (teacher.checkpoint is not None or teacher.model is not None),
+            ("teacher.kind", "teacher.checkpoint", "teacher.model"),
+            "a momentum teacher follows the student and loads nothing; use teacher.kind=frozen",
+        ),
+        (
+            (teacher.model is None) != (teacher.weights is None),
+            ("teacher.model", "teacher.weights"),
+            "teacher.model and teacher.weights go together: a teacher with random weights teaches nothing",
+        ),
+        (
+            teacher.model is not None and patch.target == "prototypes" and (hears_patches or objective.cls.weight > 0),
+            ("objective.patch.target", "teacher.model"),
+            "a timm teacher has no projection head; use objective.patch.target=features and objective.cls.weight=0",
+        ),
+        (
+            teacher.kind == "momentum" and patch.target == "features",
+            ("objective.patch.target", "teacher.kind"),
+            "feature targets of a momentum teacher collapse; use prototypes or a frozen teacher",
+        ),
+        (
+            objective.cls.weight > 0 and recipe.data.views.num_local == 0,
+            ("objective.cls.weight", "data.views.num_local"),
+            "the global loss compares local crops with the teacher; set data.views.num_local",
+        ),
+        (
+            teacher.kind == "momentum" and "teacher" in (student.image.init, student.text.init, student.head.init),
+            ("student.image.init", "student.text.init", "student.head.init", "teacher.kind"),
+            "a momentum teacher starts as a copy of the student; init=teacher needs teacher.kind=frozen",
+        ),
+        (
+            student.text.kind == "none" and objective.contrastive.weight > 0,
+            ("student.text.kind", "objective.contrastive.weight"),
+            "the contrastive loss needs a text tower; set objective.contrastive.weight=0 or choose one",
+        ),
+        (
+            student.text.kind == "tips" and student.text.tokenizer is None,
+            ("student.text.tokenizer",),
+            "the TIPS text tower needs its SentencePiece model: student.text.tokenizer=PATH",
+        ),
+        (
+            objective.contrastive.weight == 0 and objective.cls.weight == 0 and not hears_patches,
+            ("objective",),
+            "every loss is switched off",
+        ),
+        (
+            recipe.data.source == "dataset" and not recipe.data.dataset.path,
+            ("data.dataset.path",),
+            "data.source=dataset needs data.dataset.path",
+        ),
+        (
+            recipe.data.batch_size % recipe.optim.accumulate != 0,
+            ("data.batch_size", "optim.accumulate"),
+            f"batch_size={recipe.data.batch_size} does not split into {recipe.optim.accumulate} micro-batches",
+        ),
+        (
+            teacher.scope == "head" and teacher.kind == "frozen",
+            ("teacher.scope", "teacher.kind"),
+            "scope=head takes the student's own encoder, which is not frozen; use teacher.kind=momentum",
+        ),
+    ]
+    return [InvalidCombination(keys, message) for broken, keys, message in rules if broken]

@@ -1,0 +1,87 @@
+"""Settings of the optimiser, of the evaluation during training, and of how a run is carried out."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from distill.config.checks import check, in_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    name: Literal["adamw", "adafactor"] = "adamw"
+    lr: float = 1.5e-3
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises linearly."""
+    lr_end: float = 0.0
+    """Final learning rate as a share of `lr`."""
+    weight_decay: float = 0.05
+    """Not applied to biases, norms, tokens, positions and temperatures."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    layer_decay: float = 1.0
+    """Learning rate of block i of L is multiplied by this to the power L - i."""
+    head_lr_scale: float = 1.0
+    clip: float = 1.0
+    """Largest gradient norm; 0 switches clipping off."""
+    steps: int = 1000
+    accumulate: int = 1
+    """Micro-batches per step; changes memory, not results."""
+
+    def __post_init__(self) -> None:
+        check(self.lr >= 0 and math.isfinite(self.lr), "lr", f"{self.lr} is not a finite positive number")
+        in_range(self, 0.0, 1.0, "warmup", "lr_end", "layer_decay")
+        check(self.weight_decay >= 0, "weight_decay", f"{self.weight_decay} is negative")
+        check(self.head_lr_scale >= 0, "head_lr_scale", f"{self.head_lr_scale} is negative")
+        check(self.clip >= 0, "clip", f"{self.clip} is negative")
+        check(self.steps >= 1, "steps", f"{self.steps} is not positive")
+        check(self.accumulate >= 1, "accumulate", f"{self.accumulate} is not positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """What is measured, on held-out pictures. Never changes the training."""
+
+    tasks: tuple[Literal["zero_shot_segmentation", "linear_segmentation", "retrieval", "knn"], ...] = ()
+    every: int = 0
+    """Steps between evaluations during training; 0 evaluates at the end only."""
+    num_images: int = 512
+    """Budget during training."""
+    segmentation: str | None = None
+    """Held-out pictures with masks: a folder in the layout of shared/data/coco_panoptic; scenes when not set."""
+    classes: str | None = None
+    """knn: image-classification folder with train/ and val/."""
+    templates: Literal["plain", "tcl"] = "plain"
+    features: Literal["value", "final"] = "value"
+    mode: Literal["whole", "slide"] = "whole"
+
+    def __post_init__(self) -> None:
+        check(self.every >= 0, "every", f"{self.every} is negative")
+        check(self.num_images >= 1, "num_images", f"{self.num_images} is not positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where and how the run is carried out: nothing here changes its results."""
+
+    folder: str = "runs"
+    name: str | None = None
+    """Sub-folder; the recipe's name and seed when not set."""
+    checkpoint_every: int = 500
+    keep: int = 2
+    """Checkpoints kept beside the best one."""
+    log_every: int = 20
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
+    workers: int = 2
+    """Threads that read and decode pictures."""
+    prefetch: int = 4
+    """Batches prepared ahead."""
+    resume: bool = True
+    device: Literal["auto", "cpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        check(self.checkpoint_every >= 1, "checkpoint_every", f"{self.checkpoint_every} is not positive")
+        check(self.keep >= 1, "keep", f"{self.keep} is not positive")
+        check(self.log_every >= 1, "log_every", f"{self.log_every} is not positive")
+        check(self.workers >= 1, "workers", f"{self.workers} is not positive")
+        check(self.prefetch >= 1, "prefetch", f"{self.prefetch} is not positive")

@@ -1,0 +1,1 @@
+"""Pictures, masks and captions: where batches come from."""

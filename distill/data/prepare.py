@@ -1,0 +1,180 @@
+"""One rank's share of one global batch, in two halves: what a background thread can do, and what the device does.
+
+Legend: B images of this rank, N patches, M local crops, C CLS tokens, L caption tokens, V = view side.
+
+The thread reads, decodes, crops and tokenises. Photos then only have to be moved. Scenes are rendered in the second
+half, on the trainer's own thread and device: on an accelerator that is a few kernels in its stream, and on a CPU the
+renderer gets the same threads as the rest of the step in place of fighting it for the cores.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from distill.config import Recipe
+from distill.contracts import Batch
+from distill.data.broken import BrokenSample, BrokenTally
+from distill.data.captions import CaptionDraw, CaptionReader
+from distill.data.draws import EpochOrder
+from distill.data.feeds import Feed
+from distill.data.pictures import load_rgb, open_picture, upright_aspect
+from distill.data.plan import StepPlan
+from distill.data.sources import Sample, SceneSource
+from distill.data.streams import Pick
+from distill.data.views import crop_picture, crop_tensor, needed_side, place_crops
+
+Tokenize = Callable[[list[str]], Tensor]
+Finish = Callable[[torch.device], Batch]
+
+MAX_ATTEMPTS = 100
+"""Broken samples in a row, for one position of the batch, before the data is given up."""
+
+
+class SceneMaker:
+    """Batches of the procedural world."""
+
+    def __init__(self, source: SceneSource, recipe: Recipe, *, tokenize: Tokenize | None, share: slice):
+        self.source, self.recipe, self.tokenize, self.share = source, recipe, tokenize, share
+        self.order = EpochOrder(len(source), seed=recipe.seed)
+
+    def prepare(self, step: int, plan: StepPlan) -> Finish:
+        first = step * self.recipe.data.batch_size + self.share.start
+        indices = self.order.indices(first, count=self.share.stop - self.share.start)
+        captions = tokenised([self._captions(indices, draws) for draws in plan.captions], self.tokenize)
+
+        def finish(device: torch.device) -> Batch:
+            pictures = self.source.render(indices.to(device), device=device)
+            views, size = self.recipe.data.views, self.recipe.data.image_size
+            whole = place_crops(plan.crops, scale=views.global_scale)
+            local = place_crops(plan.local_crops, scale=views.local_scale)
+            crops = [
+                crop_tensor(pictures, boxes, flips, size=views.local_size)
+                for boxes, flips in zip(local, plan.local_flips, strict=True)
+            ]
+            return Batch(
+                ids=[f"scene {index}" for index in indices.tolist()],
+                pixels=crop_tensor(pictures, whole, plan.flips, size=size),
+                hidden=plan.hidden.to(device),
+                captions=None if captions is None else captions.to(device),
+                local_crops=torch.stack(crops) if crops else None,
+            )
+
+        return finish
+
+    def state(self) -> None:
+        return None
+
+    def _captions(self, indices: Int[Tensor, " B"], draws: list[CaptionDraw]) -> list[str]:
+        texts = [""] * len(draws)
+        for kind in sorted({draw.granularity for draw in draws}):
+            places = [place for place, draw in enumerate(draws) if draw.granularity == kind]
+            for place, text in zip(places, self.source.captions(indices[places], granularity=kind), strict=True):
+                texts[place] = text
+        return texts
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A sample that was read whole, and the broken ones that were tried before it."""
+
+    name: str
+    view: UInt8[Tensor, "3 V V"]
+    local_views: list[UInt8[Tensor, "3 v v"]]
+    captions: list[str]
+    broken: list[BrokenSample]
+
+
+class PhotoMaker:
+    """Batches of encoded pictures, read and decoded by the threads of `pool`."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        recipe: Recipe,
+        *,
+        tokenize: Tokenize | None,
+        pool: Executor,
+        tally: BrokenTally,
+    ):
+        self.feed, self.recipe, self.tokenize, self.pool, self.tally = feed, recipe, tokenize, pool, tally
+        self.reader = CaptionReader()
+
+    def prepare(self, step: int, plan: StepPlan) -> Finish:
+        """Raises ValueError when too many samples are broken."""
+        picks = self.feed.draw(step)
+        photos = list(self.pool.map(lambda place: self._read(picks[place], plan, place), range(len(picks))))
+        for photo in photos:
+            # Counted here, in the batch's order, so that the verdict does not depend on which thread was faster.
+            self.tally.add(num_read=1 + len(photo.broken), broken=photo.broken)
+        self.tally.check(self.recipe.data.dataset.max_broken_share)
+        captions = tokenised([list(texts) for texts in zip(*(p.captions for p in photos), strict=True)], self.tokenize)
+        pixels = torch.stack([photo.view for photo in photos])
+        local = [torch.stack(views) for views in zip(*(photo.local_views for photo in photos), strict=True)]
+
+        def finish(device: torch.device) -> Batch:
+            return Batch(
+                ids=[photo.name for photo in photos],
+                pixels=_unit(pixels, device),
+                hidden=plan.hidden.to(device),
+                captions=None if captions is None else captions.to(device),
+                local_crops=_unit(torch.stack(local), device) if local else None,
+            )
+
+        return finish
+
+    def state(self) -> dict[str, Any] | None:
+        return self.feed.state()
+
+    def _read(self, pick: Pick, plan: StepPlan, place: int) -> Photo:
+        broken: list[BrokenSample] = []
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                sample = pick(attempt)
+                captions = [
+                    self.reader.read(sample.captions, kinds[place], name=sample.name) for kinds in plan.captions
+                ]
+                view, local_views = self._views(sample, plan, place)
+                return Photo(sample.name, view, local_views, captions, broken)
+            except BrokenSample as error:
+                broken.append(error)
+        examples = "; ".join(str(error) for error in broken[:3])
+        raise ValueError(
+            f"{MAX_ATTEMPTS} samples in a row were broken, nothing is left to read. For example: {examples}"
+        )
+
+    def _views(
+        self, sample: Sample, plan: StepPlan, place: int
+    ) -> tuple[UInt8[Tensor, "3 V V"], list[UInt8[Tensor, "3 v v"]]]:
+        views, size = self.recipe.data.views, self.recipe.data.image_size
+        picture = open_picture(sample.picture, name=sample.name)
+        aspect = upright_aspect(picture)
+        whole = place_crops(plan.crops[place : place + 1], scale=views.global_scale, aspect=aspect)
+        local = place_crops(plan.local_crops[:, place], scale=views.local_scale, aspect=aspect)
+        side = max(needed_side(whole, size=size), needed_side(local, size=views.local_size))
+        picture = load_rgb(picture, side=side, name=sample.name)
+        local_views = [
+            crop_picture(picture, tuple(box), flip=flip, size=views.local_size)
+            for box, flip in zip(local.tolist(), plan.local_flips[:, place].tolist(), strict=True)
+        ]
+        return crop_picture(picture, tuple(whole[0].tolist()), flip=bool(plan.flips[place]), size=size), local_views
+
+
+def tokenised(texts: list[list[str]], tokenize: Tokenize | None) -> Int[Tensor, "C B L"] | None:
+    """Token ids of [C][B] texts, or None when there are none."""
+    if not texts:
+        return None
+    assert tokenize is not None
+    ids = tokenize([text for column in texts for text in column])
+    return ids.reshape(len(texts), len(texts[0]), -1)
+
+
+def _unit(pixels: UInt8[Tensor, "*S"], device: torch.device) -> Float[Tensor, "*S"]:
+    """8-bit pixels as floats in [0, 1] on the device; a fourth of the bytes cross over."""
+    if device.type == "cuda":
+        pixels = pixels.pin_memory()
+    return pixels.to(device, non_blocking=True).float().div_(255)

@@ -1,0 +1,1 @@
+"""Image and text towers, projection heads, and where their weights start."""

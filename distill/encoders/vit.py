@@ -1,0 +1,281 @@
+"""Vision transformers of timm behind the ImageEncoder contract.
+
+Legend: B images, N patches, P prefix tokens (CLS and registers), T = P + N, C CLS tokens, D width.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from timm.layers import Attention, AttentionRope, resample_abs_pos_embed
+from timm.models import get_pretrained_cfg, model_entrypoint
+from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from distill.config import ImageTower
+from distill.contracts import ImageEncoder, Tokens
+from distill.encoders.weights import load_timm_weights
+
+__all__ = ["Statistics", "TimmViT", "build_image_tower", "load_timm_weights", "timm_input_size", "timm_statistics"]
+
+FAMILIES = ("vision_transformer", "eva", "deit")
+"""Modules of timm whose models are plain transformers on one patch grid."""
+
+OWN_ARGUMENTS = {
+    "pretrained": "weights are never downloaded",
+    "num_classes": "an encoder has no classifier",
+    "global_pool": "an encoder returns every token",
+    "img_size": "set data.image_size",
+    "dynamic_img_size": "it is always on",
+    "dynamic_img_pad": "pictures must be a multiple of the patch size",
+    "patch_drop_rate": "every patch needs its token; hide patches with masking.ratio",
+    "patch_size": "set patch_size of the tower",
+    "embed_dim": "set width of the tower",
+    "depth": "set depth of the tower",
+    "num_heads": "set num_heads of the tower",
+    "reg_tokens": "set num_cls of the tower",
+    "num_reg_tokens": "set num_cls of the tower",
+}
+"""Arguments of timm models that do not belong in `extra`, and what to do instead."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and deviation of each RGB channel, for pixels in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def timm_statistics(name: str) -> Statistics:
+    """Pixel statistics that timm's weights of this model were trained with; `name` with or without `timm:`."""
+    settings = get_pretrained_cfg(_known_name(name))
+    return Statistics(mean=tuple(settings.mean), std=tuple(settings.std))
+
+
+def timm_input_size(name: str) -> int:
+    """Side of the pictures that timm's weights of this model were trained with, pixels."""
+    return get_pretrained_cfg(_known_name(name)).input_size[-1]
+
+
+class TimmViT(ImageEncoder):
+    """A timm ViT, with its pixel statistics and a mask token inside.
+
+    CLS 1 is the class token, CLS 2 the first register (tipsv2.md section 9). Other registers see
+    everything and are heard by nobody. `state_dict()` keeps timm's own names under `model.`.
+    """
+
+    def __init__(self, model: VisionTransformer | Eva, *, num_cls: int, statistics: Statistics, interpolation: str):
+        """`interpolation`: how position embeddings are resampled, `bicubic` (timm) or `bilinear` (TIPSv2)."""
+        super().__init__()
+        self.model = model
+        self.width = model.embed_dim
+        self.num_cls = num_cls
+        self.num_layers = len(model.blocks)
+        self.num_positioned_prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        self.patch_size = model.patch_embed.patch_size[0]
+        self.interpolation = interpolation
+        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, self.width), std=0.02))
+        self.register_buffer("pixel_mean", torch.tensor(statistics.mean).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(statistics.std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> Tokens:
+        """Tokens after the final norm; hidden patches become the mask token before positions are added."""
+        grid = self.grid(*pixels.shape[-2:])
+        x_BTD, ropes = self._embed(pixels, hidden, grid)
+        for block, rope in zip(self.model.blocks, ropes, strict=True):
+            x_BTD = self._run(block, x_BTD, rope)
+        return self._tokens(self.model.norm(x_BTD), grid)
+
+    def values(self, pixels: Float[Tensor, "B 3 H W"]) -> Tokens:
+        """Value features: in the last block every token attends to itself only; residual and MLP stay.
+
+        tipsv2.md section 7, after MaskCLIP. Tokens are after the final norm.
+        """
+        grid = self.grid(*pixels.shape[-2:])
+        x_BTD, ropes = self._embed(pixels, None, grid)
+        for block, rope in zip(self.model.blocks[:-1], ropes[:-1], strict=True):
+            x_BTD = self._run(block, x_BTD, rope)
+        x_BTD = _block_on_values(self.model.blocks[-1], x_BTD)
+        return self._tokens(self.model.norm(x_BTD), grid)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of patches; ValueError unless both sides are multiples of the patch size."""
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"a picture of {height} x {width} pixels does not split into patches of {self.patch_size}; "
+                f"use multiples of {self.patch_size}"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def blocks(self) -> list[nn.Module]:
+        """Transformer blocks, first to last."""
+        return list(self.model.blocks)
+
+    def layer_of(self, parameter_name: str) -> int:
+        """Depth of a parameter of this tower: 0 embeddings and tokens, i for block i of `num_layers`; the final
+        norm counts with the last block."""
+        parts = parameter_name.split(".")
+        if parts[:2] == ["model", "blocks"]:
+            return int(parts[2]) + 1
+        return self.num_layers if parts[:2] == ["model", "norm"] else 0
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Recompute blocks in the backward pass instead of storing their activations."""
+        self.model.set_grad_checkpointing(enable)
+
+    def _embed(
+        self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None, grid: tuple[int, int]
+    ) -> tuple[Float[Tensor, "B T D"], list[Tensor | None]]:
+        """What enters the first block, and the rotary embedding of every block (None without)."""
+        model = self.model
+        patches_BND = model.patch_embed((pixels - self.pixel_mean) / self.pixel_std).flatten(1, 2)
+        mask_token = self.mask_token.to(patches_BND.dtype)
+        if hidden is not None:
+            patches_BND = torch.where(hidden.unsqueeze(-1), mask_token, patches_BND)
+        # DistributedDataParallel refuses parameters outside the graph: the mask token takes part in every pass.
+        prefix_1PD = torch.cat([model.cls_token + 0 * mask_token] + self._registers(), dim=1)
+        prefix_BPD = prefix_1PD.expand(patches_BND.shape[0], -1, -1)
+        if model.pos_embed is None:
+            x_BTD = torch.cat([prefix_BPD, patches_BND], dim=1)
+        elif model.no_embed_class:
+            x_BTD = torch.cat([prefix_BPD, patches_BND + self._positions(grid)], dim=1)
+        else:
+            x_BTD = torch.cat([prefix_BPD, patches_BND], dim=1) + self._positions(grid)
+        return model.norm_pre(model.pos_drop(x_BTD)), self._ropes(grid)
+
+    def _registers(self) -> list[Tensor]:
+        return [] if self.model.reg_token is None else [self.model.reg_token]
+
+    def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 T D"]:
+        """Position embeddings on this grid, with those of the prefix tokens where the model has them."""
+        return resample_abs_pos_embed(
+            self.model.pos_embed,
+            new_size=list(grid),
+            old_size=list(self.model.patch_embed.grid_size),
+            num_prefix_tokens=self.num_positioned_prefix,
+            interpolation=self.interpolation,
+        )
+
+    def _ropes(self, grid: tuple[int, int]) -> list[Tensor | None]:
+        if isinstance(self.model, VisionTransformer) or self.model.rope is None:
+            return [None] * self.num_layers
+        rope = self.model.rope.get_embed(shape=list(grid))
+        return list(rope) if self.model.rope_mixed else [rope] * self.num_layers
+
+    def _run(self, block: nn.Module, x_BTD: Tensor, rope: Tensor | None) -> Tensor:
+        arguments = (x_BTD,) if rope is None else (x_BTD, rope)
+        if self.model.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *arguments, use_reentrant=False)
+        return block(*arguments)
+
+    def _tokens(self, x_BTD: Tensor, grid: tuple[int, int]) -> Tokens:
+        return Tokens(cls=x_BTD[:, : self.num_cls], patches=x_BTD[:, self.model.num_prefix_tokens :], grid=grid)
+
+
+def _block_on_values(block: Block | EvaBlock, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    """One pre-norm block whose attention map is the identity."""
+    attention = block.attn
+    x1_BTD = block.norm1(x_BTD)
+    value_BTD = attention.norm(_value(attention, x1_BTD))
+    if attention.gate is not None:
+        value_BTD = value_BTD * attention.gate(x1_BTD).sigmoid()
+    value_BTD = attention.proj(value_BTD)
+    if isinstance(block, EvaBlock):
+        x_BTD = x_BTD + (value_BTD if block.gamma_1 is None else block.gamma_1 * value_BTD)
+        mlp_BTD = block.mlp(block.norm2(x_BTD))
+        return x_BTD + (mlp_BTD if block.gamma_2 is None else block.gamma_2 * mlp_BTD)
+    x_BTD = x_BTD + block.ls1(value_BTD)
+    return x_BTD + block.ls2(block.mlp(block.norm2(x_BTD)))
+
+
+def _value(attention: Attention | AttentionRope | EvaAttention, x_BTD: Tensor) -> Tensor:
+    """The value projection alone: the last third of a fused qkv, or its own layer."""
+    if attention.qkv is None:
+        return attention.v_proj(x_BTD)
+    weight = attention.qkv.weight.chunk(3)[2]
+    if isinstance(attention, EvaAttention):
+        return F.linear(x_BTD, weight, attention.v_bias)
+    return F.linear(x_BTD, weight, None if attention.qkv.bias is None else attention.qkv.bias.chunk(3)[2])
+
+
+def build_image_tower(settings: ImageTower, image_size: int, statistics: Statistics | None = None) -> TimmViT:
+    """The tower with random weights, its position grid native to `image_size` pixels.
+
+    Pixel statistics are the model's own unless given. Raises ValueError for unknown models, models
+    that are not plain ViTs, arguments timm refuses, and sizes that do not fit the patches.
+    """
+    name = _known_name(settings.model)
+    arguments = _timm_arguments(settings, image_size)
+    model = _create(name, arguments)
+    if settings.num_cls == 2 and model.reg_token is None:
+        registers = "reg_tokens" if isinstance(model, VisionTransformer) else "num_reg_tokens"
+        model = _create(name, arguments | {registers: 1})
+    _check_usable(model, name, image_size)
+    for token in (model.cls_token, model.reg_token):
+        if token is not None:
+            # timm starts these at 1e-6, where two CLS tokens are twins until something tells them apart.
+            nn.init.trunc_normal_(token, std=0.02)
+    tower = TimmViT(
+        model,
+        num_cls=settings.num_cls,
+        statistics=timm_statistics(name) if statistics is None else statistics,
+        interpolation="bilinear" if "tipsv2" in name else "bicubic",
+    )
+    tower.set_gradient_checkpointing(settings.gradient_checkpointing)
+    return tower
+
+
+def _known_name(model: str) -> str:
+    """timm's name of the model; ValueError with the nearest names otherwise."""
+    name = model.removeprefix("timm:")
+    if timm.is_model(name) and model_entrypoint(name).__module__.rpartition(".")[2] in FAMILIES:
+        return name
+    names = [known for family in FAMILIES for known in timm.list_models(module=family)]
+    nearest = ", ".join(f"timm:{known}" for known in difflib.get_close_matches(name, names, n=3, cutoff=0.0))
+    problem = "is not a plain vision transformer" if timm.is_model(name) else "is not a model of timm"
+    raise ValueError(f"timm:{name} {problem}; the nearest that work: {nearest}")
+
+
+def _timm_arguments(settings: ImageTower, image_size: int) -> dict:
+    for key in settings.extra:
+        if key in OWN_ARGUMENTS:
+            raise ValueError(f"extra.{key} is not yours to set: {OWN_ARGUMENTS[key]}")
+    sizes = {
+        "patch_size": settings.patch_size,
+        "embed_dim": settings.width,
+        "depth": settings.depth,
+        "num_heads": settings.num_heads,
+    }
+    chosen = {key: value for key, value in sizes.items() if value is not None}
+    # global_pool='' also puts the final norm where every token passes it.
+    fixed = {"pretrained": False, "num_classes": 0, "global_pool": "", "dynamic_img_size": True}
+    return settings.extra | chosen | fixed | {"img_size": image_size}
+
+
+def _create(name: str, arguments: dict) -> nn.Module:
+    """timm's own complaints (unknown argument, heads that do not divide the width) become one sentence."""
+    try:
+        return timm.create_model(name, **arguments)
+    except (TypeError, AssertionError, RuntimeError) as problem:
+        raise ValueError(f"timm cannot build {name} with {arguments}: {problem}") from problem
+
+
+def _check_usable(model: nn.Module, name: str, image_size: int) -> None:
+    if type(model) not in (VisionTransformer, Eva):
+        raise ValueError(f"timm:{name} is a {type(model).__name__}, not a plain vision transformer")
+    if model.cls_token is None:
+        raise ValueError(f"timm:{name} has no class token; give it one with extra.class_token=true")
+    last = model.blocks[-1]
+    if type(last) not in (Block, EvaBlock) or type(last.attn) not in (Attention, AttentionRope, EvaAttention):
+        raise ValueError(f"timm:{name} has no value features: it is built of {type(last).__name__}; choose another ViT")
+    if isinstance(last.attn, AttentionRope) and last.attn.num_kv_groups > 1:
+        raise ValueError(f"timm:{name} has no value features: its heads share values; choose another ViT")
+    patch_size = model.patch_embed.patch_size[0]
+    if image_size % patch_size:
+        raise ValueError(f"pictures of {image_size} pixels do not split into the {patch_size}-pixel patches of {name}")

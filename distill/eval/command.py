@@ -1,0 +1,156 @@
+"""`distill eval RUN|CHECKPOINT TASK key=value`: a trained encoder from its folder, measured, and written down."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from distill.config import Evaluate, Recipe, load_recipe, recipe_from_file
+from distill.encoders.dual import DualEncoder, build_dual
+from distill.eval import TASKS, TaskResult, evaluation_data
+from distill.eval.in_training import run_task
+from distill.train.checkpoint import Checkpoint, find
+from distill.train.journal import write_atomically
+
+Side = Literal["student", "teacher"]
+FORMAT = 1
+
+
+def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = ()) -> int:
+    """Measure, print a table and write `eval/TASK.json` in the run folder (`TASK.teacher.json`). Returns 0.
+
+    Overrides: settings of the recipe's `evaluate` section, as `templates=tcl` or `evaluate.templates=tcl`;
+    `side=student|teacher`; `run.device=cpu`. Folders are measured whole unless `num_images` is given.
+    Raises ValueError for whatever cannot be found, loaded or understood.
+    """
+    if task not in TASKS:
+        raise ValueError(f"there is no task {task!r}; the tasks are {', '.join(TASKS)}")
+    side, settings = split_overrides(overrides)
+    found = find(Path(path))
+    recipe = load_recipe(recipe_page(found), settings)
+    recipe = replace(recipe, evaluate=replace(recipe.evaluate, tasks=(task,)))
+    limited = any(setting.startswith("evaluate.num_images=") for setting in settings)
+    data = evaluation_data(recipe, recipe.evaluate.num_images if limited else None)
+    encoder, _ = load_encoder(found.folder, side)
+    on_gpu = torch.cuda.is_available() and recipe.run.device == "auto"
+    result = run_task(encoder.to("cuda" if on_gpu else "cpu"), task, data=data, recipe=recipe)
+    file = save_result(result, found=found, task=task, side=side, asked=recipe.evaluate)
+    title = f"{task} of the {side} at step {found.step}, {result.num_images} pictures"
+    Console().print(table_of(result, title=title))
+    print(f"written to {file}")
+    return 0
+
+
+def load_encoder(path: str | Path, side: Side = "student") -> tuple[DualEncoder, Recipe]:
+    """The encoder of a run or checkpoint folder, in eval mode on the CPU, and the recipe that trained it.
+
+    `teacher` is the moving average of the image tower beside the student's text tower, which has no average.
+    Raises ValueError when there is no such checkpoint or side.
+    """
+    found = find(Path(path))
+    recipe = recipe_from_file(recipe_page(found))
+    encoder = build_dual(recipe.student, recipe.data.image_size)
+    weights = _part(found.tensors("student"), "encoder.")
+    if side == "teacher":
+        averaged = _teacher_image(found, recipe)
+        weights = {name: value for name, value in weights.items() if not name.startswith("image.")} | averaged
+    wrong = encoder.load_state_dict(weights, strict=False)
+    if wrong.missing_keys or wrong.unexpected_keys:
+        raise ValueError(
+            f"{found.folder} does not fit its recipe: missing {wrong.missing_keys[:3]}, "
+            f"unexpected {wrong.unexpected_keys[:3]}"
+        )
+    return encoder.eval(), recipe
+
+
+def recipe_page(found: Checkpoint) -> Path:
+    """The resolved recipe in the checkpoint, or else in the run folder around it. Raises ValueError for neither."""
+    pages = [found.folder / "recipe.yaml", found.folder.parent.parent / "recipe.yaml"]
+    for page in pages:
+        if page.exists():
+            return page
+    raise ValueError(f"{found.folder}: neither it nor its run folder holds recipe.yaml")
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[Side, list[str]]:
+    """The side, and the other words with their full keys. Raises ValueError for words that evaluation ignores."""
+    side, settings = "student", []
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        short = key.removeprefix("evaluate.")
+        if key == "side":
+            if value not in ("student", "teacher"):
+                raise ValueError(f"side={value}: expected student or teacher")
+            side = value
+        elif short in ("tasks", "every"):
+            raise ValueError(f"{word}: one task is measured once; {short} is a setting of training")
+        elif equals and short in Evaluate.__dataclass_fields__:
+            settings.append(f"evaluate.{short}={value}")
+        elif key == "run.device":
+            settings.append(word)
+        else:
+            known = [name for name in Evaluate.__dataclass_fields__ if name not in ("tasks", "every")]
+            raise ValueError(f"{word!r} is no setting of an evaluation; they are side, run.device, {', '.join(known)}")
+    return side, settings
+
+
+def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side, asked: Evaluate) -> Path:
+    """Write what was measured, on what and how; NaN becomes null. Returns the file."""
+    content = {
+        "format": FORMAT,
+        "task": task,
+        "side": side,
+        "step": found.step,
+        "num_images": result.num_images,
+        "values": _without_nan(result.values),
+        "per_class": _without_nan(result.per_class),
+        "settings": result.settings,
+        "evaluate": asdict(asked),
+    }
+    folder = found.folder.parent.parent / "eval"
+    folder.mkdir(exist_ok=True)
+    file = folder / (f"{task}.json" if side == "student" else f"{task}.{side}.json")
+    write_atomically(file, json.dumps(content, indent=1, allow_nan=False))
+    return file
+
+
+def table_of(result: TaskResult, *, title: str) -> Table:
+    """Values in percent, then the classes from best to worst; classes that never occurred are left out."""
+    table = Table("measure", title=title)
+    table.add_column("%", justify="right")
+    for name, value in result.values.items():
+        table.add_row(name, "–" if math.isnan(value) else f"{100 * value:.2f}")
+    occurred = {name: value for name, value in result.per_class.items() if not math.isnan(value)}
+    table.add_section()
+    for name, value in sorted(occurred.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{100 * value:.2f}", style="dim")
+    return table
+
+
+def _teacher_image(found: Checkpoint, recipe: Recipe) -> dict[str, Tensor]:
+    if recipe.teacher.kind == "frozen":
+        raise ValueError(
+            "side=teacher: a frozen teacher is not kept in checkpoints; evaluate what it was loaded from, "
+            f"{recipe.teacher.checkpoint or recipe.teacher.model}"
+        )
+    weights = (
+        {k: v for k, v in found.tensors("teacher").items() if k.startswith("image.")} if found.has("teacher") else {}
+    )
+    if not weights:
+        raise ValueError("side=teacher: this run averages no encoder, its teacher's encoder is the student's own")
+    return weights
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def _without_nan(values: dict[str, float]) -> dict[str, Any]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}

@@ -1,0 +1,208 @@
+"""Held-out pictures of every kind the tasks ask for: folders, and the procedural world.
+
+A limit takes pictures evenly spaced over the sorted files, so a folder sorted by class keeps its classes.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from distill.config import Granularity
+from distill.data.broken import BrokenSample
+from distill.data.pictures import load_rgb, open_picture
+from distill.data.scenes import SceneWorld, Split
+from distill.eval.features import resize_short_side, short_side_size
+
+IGNORE = 255
+
+
+class FolderSegmentation:
+    """`images/SPLIT/*.jpg`, `masks/SPLIT/*.png` and `classes.json`: {"ignore": id, "classes": [{id, name, prompt}]}.
+
+    Mask values are ids; labels are 0..K-1 in the order things, stuff (each as in the file), and 255 where the mask
+    says ignore. A class is called by its prompt. Pictures without a mask are left out.
+    """
+
+    ignore = IGNORE
+
+    def __init__(
+        self, path: str | Path, split: str = "val", *, short_side: int | None = None, limit: int | None = None
+    ):
+        """`short_side` resizes pictures (bicubic) and masks (nearest). Raises ValueError for another layout."""
+        self.path, self.split, self.short_side = Path(path), split, short_side
+        page = _read_json(self.path / "classes.json")
+        # Folders that do not tell things from stuff have things only.
+        classes = sorted(page["classes"], key=lambda each: not each.get("isthing", 1))
+        self.class_names: list[str] = [each["prompt"] for each in classes]
+        self.num_things = sum(bool(each.get("isthing", 1)) for each in classes)
+        self._label_of = torch.full((256,), -1, dtype=torch.long)
+        self._label_of[[each["id"] for each in classes]] = torch.arange(len(classes))
+        self._label_of[page["ignore"]] = IGNORE
+        if len(classes) > IGNORE:
+            raise ValueError(f"{self.path}: {len(classes)} classes, but 8-bit masks with an ignore value hold 255")
+        masks = sorted((self.path / "masks" / split).glob("*.png"))
+        self.masks = [masks[index] for index in spread(len(masks), limit)]
+        if not masks:
+            raise ValueError(f"{self.path / 'masks' / split} holds no .png masks")
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Int[Tensor, "H W"]]:
+        mask_file = self.masks[index]
+        pixels = _to_pixels(_read_image(self.path / "images" / self.split / f"{mask_file.stem}.jpg").convert("RGB"))
+        ids = torch.from_numpy(np.array(_read_image(mask_file))).long()
+        if ids.shape != pixels.shape[1:]:
+            raise ValueError(f"{mask_file}: the mask is {tuple(ids.shape)} and its picture {tuple(pixels.shape[1:])}")
+        labels = self._label_of[ids]
+        if (labels < 0).any():
+            raise ValueError(f"{mask_file}: id {ids[labels < 0][0].item()} is not in classes.json")
+        size = short_side_size(*labels.shape, self.short_side)
+        small = functional.interpolate(labels[None, None].double(), size, mode="nearest-exact")[0, 0].long()
+        return resize_short_side(pixels[None], self.short_side)[0], small
+
+
+class FolderCaptions:
+    """`images/SPLIT/*` with `captions_SPLIT.json`: {file name: list of captions}. Whole pictures, made square."""
+
+    def __init__(self, path: str | Path, split: str = "val", *, image_size: int, limit: int | None = None):
+        self.folder, self.image_size = Path(path) / "images" / split, image_size
+        captions = _read_json(Path(path) / f"captions_{split}.json")
+        names = sorted(captions)
+        self.names = [names[index] for index in spread(len(names), limit)]
+        self.captions: list[list[str]] = [captions[name] for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
+        return torch.stack([read_square(self.folder / name, self.image_size) for name in self.names[start:stop]])
+
+
+class ClassFolder:
+    """`SPLIT/CLASS/picture`. Whole pictures, made square; classes in the order of their names."""
+
+    ignore = -1
+
+    def __init__(self, path: str | Path, split: str, *, image_size: int, limit: int | None = None):
+        """Raises ValueError when the folder holds no classes."""
+        folder = Path(path) / split
+        self.image_size = image_size
+        self.class_names: list[str] = sorted(each.name for each in folder.glob("*/"))
+        files = [(file, label) for label, name in enumerate(self.class_names) for file in _pictures(folder / name)]
+        self.files = [files[index] for index in spread(len(files), limit)]
+        if not files:
+            raise ValueError(f"{folder} holds no CLASS/picture files")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batch(self, start: int, stop: int) -> tuple[Float[Tensor, "B 3 H W"], Int[Tensor, " B"]]:
+        files, labels = zip(*self.files[start:stop], strict=True)
+        return torch.stack([read_square(file, self.image_size) for file in files]), torch.tensor(labels)
+
+
+class SceneMasks:
+    """The first `num_images` pictures of one split of the procedural world, with masks."""
+
+    ignore = IGNORE
+
+    def __init__(self, world: SceneWorld, split: Split, num_images: int):
+        """Training splits smaller than `num_images` are taken whole."""
+        self.world, self.split = world, split
+        self.class_names, self.num_things = world.class_names, world.num_things
+        self._length = min(num_images, world.settings.num_train) if split == "train" else num_images
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Int[Tensor, "H W"]]:
+        pixels, masks = self.batch(index, index + 1)
+        return pixels[0], masks[0]
+
+    def batch(self, start: int, stop: int) -> tuple[Float[Tensor, "B 3 H W"], Int[Tensor, "B H W"]]:
+        drawn = self.world.render(torch.arange(start, min(stop, len(self))), self.split)
+        return drawn.pixels, drawn.mask
+
+
+class SceneCaptions:
+    """Held-out pictures of the procedural world with one caption each."""
+
+    def __init__(self, world: SceneWorld, granularity: Granularity, num_images: int):
+        self._scenes = SceneMasks(world, "heldout", num_images)
+        written = world.captions(torch.arange(num_images), granularity, "heldout")
+        self.captions: list[list[str]] = [[caption] for caption in written]
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
+        return self._scenes.batch(start, stop)[0]
+
+
+class SceneClasses:
+    """Pictures of the procedural world by the class of the thing that covers most of them."""
+
+    ignore = -1
+
+    def __init__(self, world: SceneWorld, split: Split, num_images: int):
+        self._scenes = SceneMasks(world, split, num_images)
+        self.class_names: list[str] = world.class_names[: world.num_things]
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def batch(self, start: int, stop: int) -> tuple[Float[Tensor, "B 3 H W"], Int[Tensor, " B"]]:
+        pixels, masks = self._scenes.batch(start, stop)
+        return pixels, largest_thing(masks, num_things=len(self.class_names))
+
+
+def largest_thing(masks: Int[Tensor, "B H W"], *, num_things: int) -> Int[Tensor, " B"]:
+    """The thing class with most pixels, the lower of equal ones; -1 for a picture without things."""
+    area_BK = torch.stack([(masks == thing).flatten(1).sum(1) for thing in range(num_things)], dim=1)
+    return torch.where(area_BK.amax(1) > 0, area_BK.argmax(1), -1)
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """At most `limit` of the indices below `count`, evenly spaced."""
+    kept = count if limit is None else min(limit, count)
+    return [number * count // kept for number in range(kept)]
+
+
+def read_square(file: Path, side: int) -> Float[Tensor, "3 side side"]:
+    """The whole upright picture, stretched to a square (bilinear, antialiased). Raises ValueError if it is broken."""
+    try:
+        picture = load_rgb(open_picture(file, name=str(file)), side=side, name=str(file))
+    except BrokenSample as error:
+        raise ValueError(f"{error}; remove or repair it: evaluation leaves nothing out") from error
+    return functional.interpolate(_to_pixels(picture)[None], (side, side), mode="bilinear", antialias=True)[0]
+
+
+def _to_pixels(picture: Image.Image) -> Float[Tensor, "3 H W"]:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+
+def _read_image(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as picture:
+            picture.load()
+            return picture
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as a picture ({type(error).__name__})") from error
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))

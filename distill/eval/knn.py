@@ -1,0 +1,119 @@
+"""Nearest-neighbour classification: a picture has the class of the training pictures it is most similar to.
+
+Legend: n pictures, D width, K classes.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from distill.contracts import ImageEncoder
+from distill.encoders.dual import DualEncoder
+from distill.eval.features import Precision, tokens, unit
+from distill.eval.metrics import MAX_ELEMENTS, TaskResult, neighbour_votes
+
+
+class ClassifiedPictures(Protocol):
+    """Pictures of one size with one class each. A label of `ignore` leaves the picture out."""
+
+    class_names: list[str]
+    ignore: int
+
+    def __len__(self) -> int: ...
+
+    def batch(self, start: int, stop: int) -> tuple[Float[Tensor, "B 3 H W"], Int[Tensor, " B"]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnSettings:
+    num_neighbours: int = 5
+    pooled: Literal["cls", "patch_mean", "both"] = "cls"
+    """CLS 1, the mean of the final patch tokens, or both, each normalised, side by side."""
+    batch_size: int = 64
+    """Changes memory, not results."""
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.num_neighbours < 1:
+            raise ValueError(f"num_neighbours={self.num_neighbours} is not positive")
+
+
+@torch.no_grad()
+def evaluate(
+    encoder: DualEncoder, train_set: ClassifiedPictures, data: ClassifiedPictures, settings: KnnSettings
+) -> TaskResult:
+    """`accuracy` over pictures and `class_accuracy`, its mean over the classes that occur in `data`."""
+    if train_set.class_names != data.class_names:
+        raise ValueError("the training and the evaluation pictures have different classes")
+    train_nD, train_n = pooled_features(encoder.image, train_set, settings)
+    query_QD, label_Q = pooled_features(encoder.image, data, settings)
+    predicted_Q = classify(query_QD, train_nD, train_n, num_classes=len(data.class_names), settings=settings)
+    return accuracy_result(
+        predicted_Q,
+        label_Q,
+        class_names=data.class_names,
+        settings=asdict(settings) | {"num_train_images": len(train_n)},
+    )
+
+
+def pooled_features(
+    image: ImageEncoder, data: ClassifiedPictures, settings: KnnSettings
+) -> tuple[Float[Tensor, "n D"], Int[Tensor, " n"]]:
+    """Unit features of the pictures that have a class, and their classes."""
+    features, labels = [], []
+    for start in range(0, len(data), settings.batch_size):
+        pixels, label = data.batch(start, min(start + settings.batch_size, len(data)))
+        found = tokens(image, pixels, kind="final", precision=settings.precision)
+        parts = {"cls": [found.cls[:, 0]], "patch_mean": [found.patches.mean(1)]}
+        parts["both"] = parts["cls"] + parts["patch_mean"]
+        kept = label != data.ignore
+        joined = unit(torch.cat([unit(part) for part in parts[settings.pooled]], dim=1))
+        features.append(joined[kept.to(joined.device)])
+        labels.append(label[kept].cpu())
+    return torch.cat(features), torch.cat(labels)
+
+
+def classify(
+    query_QD: Float[Tensor, "Q D"],
+    train_nD: Float[Tensor, "n D"],
+    train_label_n: Int[Tensor, " n"],
+    *,
+    num_classes: int,
+    settings: KnnSettings,
+) -> Int[Tensor, " Q"]:
+    """Class of every query by vote of its nearest training features (ties: `metrics.neighbour_votes`). On the CPU.
+
+    Raises ValueError when there are fewer training features than neighbours.
+    """
+    if len(train_nD) < settings.num_neighbours:
+        raise ValueError(f"{len(train_nD)} training pictures are too few for {settings.num_neighbours} neighbours")
+    step = max(1, MAX_ELEMENTS // len(train_nD))
+    votes = [
+        neighbour_votes(
+            part.double(),
+            train_nD.double(),
+            train_label_n.to(part.device),
+            num_neighbours=settings.num_neighbours,
+            num_classes=num_classes,
+        ).cpu()
+        for part in query_QD.split(step)
+    ]
+    return torch.cat(votes)
+
+
+def accuracy_result(
+    predicted_n: Int[Tensor, " n"], label_n: Int[Tensor, " n"], *, class_names: list[str], settings: dict
+) -> TaskResult:
+    """Accuracy over pictures and over classes; NaN for a class without pictures, which no mean counts."""
+    if not len(label_n):
+        raise ValueError("no picture has a class, so there is nothing to score")
+    right_n = (predicted_n == label_n).double()
+    per_class = {name: right_n[label_n == number].mean().item() for number, name in enumerate(class_names)}
+    values = {
+        "accuracy": right_n.mean().item(),
+        "class_accuracy": torch.tensor(list(per_class.values()), dtype=torch.double).nanmean().item(),
+    }
+    return TaskResult(values=values, per_class=per_class, settings=settings, num_images=len(label_n))

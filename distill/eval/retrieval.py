@@ -1,0 +1,90 @@
+"""Retrieval: which caption belongs to a picture, and which picture to a caption.
+
+Legend: n pictures, m distinct captions, C CLS tokens, D width.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from distill.encoders.dual import DualEncoder
+from distill.eval.features import Precision, check_finite, tokens, unit
+from distill.eval.metrics import MAX_ELEMENTS, TaskResult, hit_ranks
+
+RANKS = (1, 5)
+
+
+class CaptionedPictures(Protocol):
+    """Pictures of one size with one or more captions each."""
+
+    captions: list[list[str]]
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSettings:
+    cls: Literal[0, 1] = 0
+    """Which CLS token speaks for the picture: 0 is the paper's CLS 1, 1 its CLS 2."""
+    batch_size: int = 64
+    """Changes memory, not results."""
+    precision: Precision = "fp32"
+
+
+@torch.no_grad()
+def evaluate(encoder: DualEncoder, data: CaptionedPictures, settings: RetrievalSettings) -> TaskResult:
+    """Recall at 1 and 5 in both directions: `image_to_text_r1`, `text_to_image_r1`, ...
+
+    A picture is a hit when any of its own captions is among the first k. Equal captions are one text with several
+    owners: none of them is a mistake for any of its owners, and in text-to-image it counts as often as it occurs.
+    """
+    text_of = {text: number for number, text in enumerate(dict.fromkeys(sum(data.captions, [])))}
+    owner, text = _owners(data.captions, text_of)
+    image_nD = image_embeddings(encoder, data, settings)
+    text_mD = unit(check_finite(encoder.encode_text(list(text_of)).float(), "text"))
+    # Products in float64: an ulp of float32 must not decide between equal embeddings.
+    to_text = _ranks(image_nD.double(), text_mD.double(), query=owner, item=text)
+    to_image = _ranks(text_mD.double(), image_nD.double(), query=text, item=owner)[text]
+    values = {f"image_to_text_r{k}": (to_text < k).double().mean().item() for k in RANKS}
+    values |= {f"text_to_image_r{k}": (to_image < k).double().mean().item() for k in RANKS}
+    return TaskResult(values=values, per_class={}, settings=asdict(settings), num_images=len(data))
+
+
+def image_embeddings(
+    encoder: DualEncoder, data: CaptionedPictures, settings: RetrievalSettings
+) -> Float[Tensor, "n D"]:
+    """The chosen CLS token of every picture, normalised. Raises ValueError when the encoder lacks it."""
+    if settings.cls >= encoder.image.num_cls:
+        raise ValueError(f"cls={settings.cls}: this encoder has {encoder.image.num_cls} CLS token(s), counted from 0")
+    parts = []
+    for start in range(0, len(data), settings.batch_size):
+        pixels = data.pixels(start, min(start + settings.batch_size, len(data)))
+        parts.append(tokens(encoder.image, pixels, kind="final", precision=settings.precision).cls[:, settings.cls])
+    return unit(torch.cat(parts))
+
+
+def _owners(captions: list[list[str]], text_of: dict[str, int]) -> tuple[Tensor, Tensor]:
+    """Every caption as a pair (picture, distinct text)."""
+    pairs = [(picture, text_of[text]) for picture, texts in enumerate(captions) for text in texts]
+    if len(captions) != len({picture for picture, _ in pairs}):
+        raise ValueError("every picture of a retrieval set needs at least one caption")
+    owner, text = torch.tensor(pairs).T
+    return owner, text
+
+
+def _ranks(query_QD: Tensor, gallery_GD: Tensor, *, query: Tensor, item: Tensor) -> Int[Tensor, " Q"]:
+    """`hit_ranks` of all queries, a chunk at a time; item[i] is the own item of query[i]. On the CPU."""
+    step = max(1, MAX_ELEMENTS // len(gallery_GD))
+    ranks = []
+    for start in range(0, len(query_QD), step):
+        part = query_QD[start : start + step]
+        own = torch.zeros(len(part), len(gallery_GD), dtype=torch.bool)
+        inside = (query >= start) & (query < start + len(part))
+        own[query[inside] - start, item[inside]] = True
+        ranks.append(hit_ranks(part, gallery_GD, own_QG=own.to(part.device)).cpu())
+    return torch.cat(ranks)

@@ -1,0 +1,17 @@
+"""Things and stuff: countable objects against amorphous background."""
+
+from typing import Protocol, runtime_checkable
+
+from distill.contracts import SegmentationSet
+
+
+@runtime_checkable
+class WithThings(Protocol):
+    """A segmentation set whose first `num_things` classes are things and the others stuff."""
+
+    num_things: int
+
+
+def num_things_of(data: SegmentationSet) -> int | None:
+    """How many of the set's classes are things; None where it does not say."""
+    return data.num_things if isinstance(data, WithThings) else None

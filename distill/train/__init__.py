@@ -1,0 +1,1 @@
+"""The trainer: one step for distillation and pretraining, and everything that keeps it going."""

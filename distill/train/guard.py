@@ -1,0 +1,58 @@
+"""What stops a run early: a loss that is not finite, and a request to end."""
+
+import signal
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from distill.contracts import Losses
+
+FINISHED, DIVERGED, INTERRUPTED = 0, 3, 75
+"""Exit codes of a training run. 75 (EX_TEMPFAIL): ended on request, resumes from its checkpoint."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """Some loss term is NaN or infinite; the message names step, term and the batch's samples."""
+
+
+class FiniteGuard:
+    """Remembers the losses of the last steps on the device and looks at them only when asked.
+
+    A GPU is not synchronised every step for this; `check` runs before anything is logged, evaluated or saved.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[int, list[str], list[str], Tensor]] = []
+
+    def watch(self, step: int, losses: Losses, gradient_norm: Tensor, ids: list[str]) -> None:
+        names = [*losses.terms, "total", "gradient norm"]
+        values = [*losses.terms.values(), losses.total.detach(), gradient_norm]
+        finite = torch.stack([value.detach().float().isfinite() for value in values])
+        self._seen.append((step, names, ids, finite))
+
+    def check(self) -> None:
+        """Raises NonFiniteLoss for the first step whose loss was not finite."""
+        seen, self._seen = self._seen, []
+        for step, names, ids, finite in seen:
+            if not bool(finite.all()):
+                broken = [name for name, good in zip(names, finite.tolist(), strict=True) if not good]
+                shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+                raise NonFiniteLoss(f"step {step}: {', '.join(broken)} not finite; samples of the batch: {shown}")
+
+
+class StopRequest:
+    """True once SIGTERM arrived (a scheduler's pre-emption, a `kill`). Restores the old handler on exit."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> "StopRequest":
+        self._previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGTERM, self._previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True

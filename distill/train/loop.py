@@ -1,0 +1,248 @@
+"""The training loop: from a recipe to a finished run folder."""
+
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from distill.compose import Parts, compose
+from distill.config import Recipe, save_recipe
+from distill.data.loader import BatchStream
+from distill.data.sources import open_source
+from distill.train import checkpoint, resume
+from distill.train.clock import Clock
+from distill.train.guard import DIVERGED, FINISHED, INTERRUPTED, FiniteGuard, NonFiniteLoss, StopRequest
+from distill.train.journal import Journal, write_atomically
+from distill.train.optim import build_optimizer
+from distill.train.step import Stepped, training_step
+
+
+def train(recipe: Recipe) -> int:
+    """Carry out a recipe, going on from its last checkpoint. Returns an exit code of `distill.train.guard`."""
+    accelerator = build_accelerator(recipe)
+    run = open_run(recipe, accelerator)
+    training = Training(recipe, run=run, accelerator=accelerator)
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+        stack.enter_context(training.journal)
+        stack.callback(training.stream.close)
+        try:
+            return training.carry_out(stop)
+        except NonFiniteLoss as error:
+            training.journal.say(f"stopped: {error}")
+            training.journal.say(f"the last good checkpoint is kept in {run / 'checkpoints'}")
+            return DIVERGED
+
+
+def build_accelerator(recipe: Recipe) -> Accelerator:
+    on_cpu = recipe.run.device == "cpu"
+    tracker = None if recipe.run.tracker == "none" else recipe.run.tracker
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=precision(recipe, on_cpu=on_cpu),
+        log_with=tracker,
+        project_dir=run_folder(recipe),
+    )
+    if recipe.data.batch_size % (accelerator.num_processes * recipe.optim.accumulate):
+        raise ValueError(
+            f"data.batch_size={recipe.data.batch_size} does not split over {accelerator.num_processes} processes "
+            f"and optim.accumulate={recipe.optim.accumulate} micro-batches"
+        )
+    return accelerator
+
+
+def precision(recipe: Recipe, *, on_cpu: bool) -> str:
+    """accelerate's name for the recipe's precision; `auto` is bf16 where the device computes in it."""
+    if recipe.precision == "auto":
+        if torch.cuda.is_available() and not on_cpu:
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+        return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+    return {"fp32": "no", "bf16": "bf16"}[recipe.precision]
+
+
+def run_folder(recipe: Recipe) -> Path:
+    return Path(recipe.run.folder) / (recipe.run.name or f"{recipe.name}-seed{recipe.seed}")
+
+
+def open_run(recipe: Recipe, accelerator: Accelerator) -> Path:
+    """The run's folder with its resolved recipe. Raises ValueError when it belongs to another recipe."""
+    run = run_folder(recipe)
+    if not recipe.run.resume and checkpoint.all_steps(run):
+        raise ValueError(f"{run} holds checkpoints and run.resume=false: choose another run.name or delete it")
+    resume.refuse_another_recipe(run, recipe)
+    if accelerator.is_main_process:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        checkpoint.clear_unfinished(run)
+        save_recipe(recipe, run / "recipe.yaml")
+    accelerator.wait_for_everyone()
+    return run
+
+
+class Training:
+    """One run in progress: its parts on their device, its position, and what it tells."""
+
+    def __init__(self, recipe: Recipe, *, run: Path, accelerator: Accelerator):
+        self.recipe, self.run, self.accelerator = recipe, run, accelerator
+        self.parts = self._compose()
+        self.optimizer = build_optimizer(self.parts.learner, recipe)
+        found = checkpoint.latest(run, say=print if accelerator.is_main_process else lambda message: None)
+        self.step = found.step if found else 0
+        position = None
+        set_seed(recipe.seed + accelerator.process_index)
+        if found:
+            position = resume.restore(found, parts=self.parts, optimizer=self.optimizer, accelerator=accelerator)
+        self.model = accelerator.prepare_model(self.parts.learner)
+        self.stream = self._stream(position)
+        self.journal = Journal(
+            run, title=recipe.name, steps=recipe.optim.steps, first_step=self.step, is_main=accelerator.is_main_process
+        )
+        self.guard = FiniteGuard()
+        self.best: tuple[float, int] | None = found.state()["best"] if found else None
+        self.scores: dict[str, float] = {}
+
+    def _compose(self) -> Parts:
+        parts = compose(self.recipe)
+        device = self.accelerator.device
+        for part in (parts.learner, parts.teacher, parts.objective):
+            if part is not None:
+                part.to(device)
+        parts.learner.train()
+        if self.recipe.compile:
+            parts.learner.encoder.image.compile()
+            if parts.teacher is not None and parts.teacher.image is not None:
+                parts.teacher.image.compile()
+        return parts
+
+    def _stream(self, position: dict | None) -> BatchStream:
+        text, image = self.parts.learner.encoder.text, self.parts.learner.encoder.image
+        size = self.recipe.data.image_size
+        return BatchStream(
+            self.recipe,
+            source=open_source(self.recipe.data),
+            grid=image.grid(size, size),
+            tokenize=text.tokenize if text is not None else None,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            device=self.accelerator.device,
+            start_step=self.step,
+            state=position,
+        )
+
+    def carry_out(self, stop: StopRequest) -> int:
+        """Step until the end or until asked to stop."""
+        self._announce()
+        recipe, clock = self.recipe, Clock(self.stream, self.recipe.data.batch_size, step=self.step)
+        for batch in self.stream:
+            stepped = training_step(
+                batch,
+                model=self.model,
+                parts=self.parts,
+                optimizer=self.optimizer,
+                accelerator=self.accelerator,
+                progress=self.step / recipe.optim.steps,
+            )
+            self.guard.watch(self.step + 1, stepped.losses, stepped.gradient_norm, batch.ids)
+            self.step += 1
+            last = self.step == recipe.optim.steps
+            if self.accelerator.device.type == "cpu":
+                self.guard.check()
+            if self.step % recipe.run.log_every == 0 or last or self.step == 1:
+                self.guard.check()
+                self._log(stepped, clock)
+            if recipe.evaluate.tasks and (last or (recipe.evaluate.every and self.step % recipe.evaluate.every == 0)):
+                self._evaluate(last)
+            if last or self.step % recipe.run.checkpoint_every == 0:
+                self._save()
+            elif self._asked_to_stop(stop):
+                self._save()
+                self.journal.say(f"asked to end: checkpoint written at step {self.step}; the same command goes on")
+                return INTERRUPTED
+        self._finish(clock)
+        return FINISHED
+
+    def _asked_to_stop(self, stop: StopRequest) -> bool:
+        """All ranks agree: one that stops alone would leave the others waiting."""
+        if self.accelerator.num_processes == 1:
+            return stop.requested
+        requested = torch.tensor(float(stop.requested), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(requested, reduction="sum") > 0)
+
+    def _log(self, stepped: Stepped, clock: Clock) -> None:
+        losses = stepped.losses
+        values = {"loss": losses.total.detach(), "gradient_norm": stepped.gradient_norm}
+        values |= {f"loss/{name}": term for name, term in losses.terms.items()}
+        values |= losses.diagnostics
+        stacked = torch.stack([torch.as_tensor(value, device=self.accelerator.device).float() for value in values.values()])
+        averaged = self.accelerator.reduce(stacked, reduction="mean").tolist()
+        metrics = dict(zip(values, averaged, strict=True)) | clock.read(self.step)
+        metrics["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
+        self.journal.log(self.step, metrics)
+        if self.accelerator.log_with:
+            self.accelerator.log(metrics, step=self.step)
+
+    def _evaluate(self, last: bool) -> None:
+        """Measure the student on held-out pictures, on the main process."""
+        self.guard.check()
+        if self.accelerator.is_main_process:
+            started = time.perf_counter()
+            from distill.eval.command import evaluate_in_training
+
+            scores = evaluate_in_training(
+                self.parts.learner.encoder,
+                self.recipe,
+                num_images=self.recipe.evaluate.num_images,
+                tasks=self.recipe.evaluate.tasks,
+            )
+            scores["evaluate_seconds"] = time.perf_counter() - started
+            self.journal.log(self.step, {f"evaluate/{name}": value for name, value in scores.items()})
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            self.journal.say(f"step {self.step}: {shown}")
+            deciding = next(iter(scores.values()))
+            if self.best is None or deciding > self.best[0]:
+                self.best = (deciding, self.step)
+            self.scores = scores
+        self.accelerator.wait_for_everyone()
+
+    def _save(self) -> None:
+        self.guard.check()
+        resume.save(
+            self.run,
+            self.step,
+            parts=self.parts,
+            optimizer=self.optimizer,
+            stream=self.stream,
+            accelerator=self.accelerator,
+            best=self.best,
+        )
+        if self.accelerator.is_main_process:
+            best = self.best[1] if self.best else None
+            checkpoint.prune(self.run, keep=self.recipe.run.keep, best=best)
+        self.accelerator.wait_for_everyone()
+
+    def _announce(self) -> None:
+        self.journal.say(f"{self.recipe.name}: {self.recipe.optim.steps} steps in {self.run}")
+        if self.step:
+            self.journal.say(f"going on after step {self.step}")
+        for row in self.parts.report:
+            self.journal.say(f"  {row}")
+
+    def _finish(self, clock: Clock) -> None:
+        """Write summary.json: what was trained, on what, how it scored, and what was broken in the data."""
+        if not self.accelerator.is_main_process:
+            return
+        summary = {
+            "name": self.recipe.name,
+            "steps": self.step,
+            "seconds": clock.total_seconds(),
+            "scores": self.scores,
+            "best": self.best,
+            "parts": [row.as_dict() for row in self.parts.report],
+            "data": self.stream.broken.summary(),
+        }
+        write_atomically(self.run / "summary.json", json.dumps(summary, indent=1))
+        self.accelerator.end_training()
+        self.journal.say(f"finished: {self.run}")

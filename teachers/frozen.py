@@ -1,0 +1,36 @@
+"""A teacher that never changes: one of our own trainings with its heads, or a timm model from a local file."""
+
+import torch
+from torch.nn import functional
+
+from distill.contracts import Batch, ImageEncoder, Predictions, Targets, Teacher
+from distill.encoders.dual import DualEncoder
+from distill.encoders.head import Heads
+
+
+class Frozen(Teacher):
+    """Any image encoder, bitwise unchanged by training. `heads` is None for encoders released without them."""
+
+    def __init__(self, encoder: DualEncoder, heads: Heads | None, *, image_size: int):
+        """`image_size`: side of the pictures this teacher looks at, pixels; the batch is resized to it."""
+        super().__init__()
+        self.encoder = encoder
+        self.heads = heads
+        self.image_size = image_size
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def image(self) -> ImageEncoder:
+        return self.encoder.image
+
+    @torch.no_grad()
+    def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
+        pixels = batch.pixels
+        if pixels.shape[-1] != self.image_size:
+            size = (self.image_size, self.image_size)
+            pixels = functional.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
+        return Targets(tokens=self.image(pixels), heads=self.heads)
+
+    def follow(self, image: ImageEncoder, heads: Heads | None, *, momentum: float) -> None:
+        """Stay."""
