@@ -28,9 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of the real pictures: DISTILL_SHARED, or `shared/data` beside the checkout."""
-    given = os.environ.get("DISTILL_SHARED")
-    folder = Path(given) if given else REPOSITORY.parent / "shared" / "data"
+    """Folder of the real pictures: `data` in the folder DISTILL_SHARED, or in `shared` beside the checkout."""
+    folder = Path(os.environ.get("DISTILL_SHARED", REPOSITORY.parent / "shared")) / "data"
     if not folder.is_dir():
-        pytest.skip("no real pictures; set DISTILL_SHARED to their folder")
+        pytest.skip("no real pictures; set DISTILL_SHARED to the folder that holds data/")
     return folder

@@ -82,7 +82,7 @@ def test_block_masks_hold_together_and_random_ones_do_not(ratio):
     assert borders("block") < 0.5 * borders("random")
 
 
-def test_block_masks_prefer_no_row_by_more_than_geometry_explains():
+def test_block_masks_favour_no_side_of_the_picture():
     often = masks(3000, (8, 8), pattern="block", ratio=0.5).float().mean(dim=0).reshape(8, 8)
     # Rectangles reach corners less often than the middle, in the same way on every side.
     assert float((often - often.flip(1)).abs().max()) < 0.06

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from distill.objective.balance import Balance, centre_offset, sinkhorn_offset
+from distill.objective.features import Standardiser
 from distill.objective.prototypes import Target, bottleneck, prototype_cross_entropy
 
 
@@ -295,7 +296,11 @@ def rank_main(rank: int, folder: Path) -> None:
     observed = centring.observed_sum.clone()
     centring.step()
     lonely = sinkhorn_offset(mine[: 4 * rank], temperature=0.05, iterations=3, **options)
-    torch.save([offset, centring.centre, lonely, observed], folder / f"{rank}.pt")
+    standardise = Standardiser(6, momentum=0.9)
+    standardise.observe(mine)
+    standardise.step()
+    statistics = torch.stack([standardise.mean, standardise.variance])
+    torch.save([offset, centring.centre, lonely, statistics, observed], folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -306,13 +311,15 @@ def test_two_ranks_with_unequal_token_counts_agree_with_one_process(tmp_path):
     centring = balance()
     centring.observe(target.features, **options)
     centring.step()
-    for offset, centre, lonely, _ in results:
+    mean, variance = target.features.mean(0), target.features.var(0, correction=0)
+    for offset, centre, lonely, statistics, _ in results:
         wanted = sinkhorn_offset(target.features, temperature=0.05, iterations=3, **options)
         torch.testing.assert_close(offset, wanted, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(centre, centring.centre)
         wanted = sinkhorn_offset(target.features[4:8], temperature=0.05, iterations=3, **options)
         torch.testing.assert_close(lonely, wanted, atol=1e-5, rtol=1e-5)
-    assert not torch.equal(results[0][3], results[1][3])
+        torch.testing.assert_close(statistics, torch.stack([mean, variance]))
+    assert not torch.equal(results[0][-1], results[1][-1])  # what a rank observed was not changed by the others
 
 
 def run_two_ranks(script: str, folder: Path) -> list:

@@ -36,7 +36,7 @@ def test_crops_lie_inside_with_the_asked_area_and_aspect(aspect):
     assert float(torch.stack([left, top]).min()) >= 0 and float(torch.stack([right, bottom]).max()) <= 1
     width, height = right - left, bottom - top
     shape = width * aspect / height
-    assert 0.75 - 1e-6 <= float(shape.min()) and float(shape.max()) <= 4 / 3 + 1e-6
+    assert float(shape.min()) >= 0.75 - 1e-6 and float(shape.max()) <= 4 / 3 + 1e-6
     area = width * height
     assert float(area.max()) <= 0.4 + 1e-9
     # Only a picture as wide as 3:1 cannot give 0.4 of its area to such a crop.

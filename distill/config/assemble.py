@@ -4,9 +4,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
+from functools import cache
 from typing import Any, get_origin
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distill.config import tree
@@ -44,12 +45,14 @@ def assemble(settings: Sequence[Setting]) -> Recipe:
                 _put(values, setting.key, _converted(setting, leaf))
         except _Wrong as wrong:
             problems.append(f"{setting.where}: {setting.name}: {wrong}")
-    problems = problems or _out_of_range(Recipe, values, prefix="", settings=settings)
     if problems:
         raise RecipeError("\n".join(problems))
     config = OmegaConf.merge(OmegaConf.structured(Recipe), values)
     try:
         recipe = OmegaConf.to_object(config)
+    except InvalidValue:
+        problems = _out_of_range(Recipe, values, prefix="", settings=settings)
+        raise RecipeError("\n".join(problems)) from None
     except InvalidCombination as error:
         lines = [_told(key, OmegaConf.select(config, key), settings) for key in error.keys]
         raise InvalidCombination(error.keys, "\n".join([str(error), *lines])) from None
@@ -67,7 +70,7 @@ def _leaf(setting: Setting) -> _Leaf | None:
         if not is_dataclass(kinds[name]):
             rest = setting.key[depth + 1 :]
             if rest and get_origin(kinds[name]) is not dict:
-                raise _Wrong(f"{prefix}{name} is {tree.expected(kinds[name])} and holds no further settings")
+                raise _Wrong(f"nothing is inside {prefix}{name}, which takes {tree.expected(kinds[name])}")
             return _Leaf(section, name, kinds[name], rest)
         section, prefix = kinds[name], f"{prefix}{name}."
     if setting.value == {}:
@@ -78,36 +81,47 @@ def _leaf(setting: Setting) -> _Leaf | None:
 def _converted(setting: Setting, leaf: _Leaf) -> Any:
     """The value in the type of its setting. Raises _Wrong with what was expected."""
     value = setting.value
+    _refuse_programs(value)
     if tree.takes_text(leaf.kind) and isinstance(value, bool | int | float) and setting.text is not None:
         value = setting.text
-    if leaf.kind is int and isinstance(value, float) and value.is_integer():
+    elif int in tree.alternatives(leaf.kind) and isinstance(value, float) and value.is_integer():
         value = int(value)
-    _refuse_programs(value)
-    odd = isinstance(value, bool) and leaf.kind in (int, float)
-    odd = odd or (isinstance(value, float) and not math.isfinite(value))
+    number_for_bool = leaf.kind is bool and isinstance(value, int) and not isinstance(value, bool)
+    if number_for_bool or not all(math.isfinite(entry) for entry in _listed(value) if isinstance(entry, float)):
+        raise _Wrong(_refusal(setting.value, leaf))
     try:
-        if odd:
-            raise OmegaConfBaseException
-        section = OmegaConf.merge(OmegaConf.structured(leaf.section), _nested((leaf.name, *leaf.rest), value))
-        OmegaConf.to_container(section)
+        OmegaConf.update(_scratch(leaf.section), leaf.name, _nested(leaf.rest, value), merge=False)
     except OmegaConfBaseException:
-        wanted = tree.expected(leaf.kind) if not leaf.rest else "a finite value"
-        words = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-        allowed = tree.choices(leaf.kind)
-        unknown = [word for word in words if isinstance(word, str) and word not in allowed]
-        hint = tree.nearest(unknown[0], allowed) if unknown else ""
-        raise _Wrong(f"{_shown(value)} is not {wanted}{hint}") from None
+        raise _Wrong(_refusal(setting.value, leaf)) from None
     return value
+
+
+def _refusal(value: Any, leaf: _Leaf) -> str:
+    """What was given, what was expected, and the nearest allowed word."""
+    wanted = "a finite value" if leaf.rest else tree.expected(leaf.kind)
+    allowed = tree.choices(leaf.kind)
+    unknown = [word for word in _listed(value) if isinstance(word, str) and word not in allowed]
+    return f"{_shown(value)} is not {wanted}{tree.nearest(unknown[0], allowed) if unknown else ''}"
+
+
+@cache
+def _scratch(section: type) -> DictConfig:
+    """A section to try values on: omegaconf refuses what has a wrong type when it is set."""
+    return OmegaConf.create(OmegaConf.structured(section), flags={"readonly": False})
 
 
 def _refuse_programs(value: Any) -> None:
     """omegaconf would resolve `${…}` and take `???` for missing; a recipe says what it means."""
-    for text in value if isinstance(value, list) else [value]:
+    for text in _listed(value):
         if isinstance(text, str) and ("${" in text or text == "???"):
             raise _Wrong(f"{text!r} is not a value; recipes do not refer to other settings or to the environment")
 
 
-def _nested(key: tuple[str, ...], value: Any) -> dict[str, Any]:
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _nested(key: tuple[str, ...], value: Any) -> Any:
     for name in reversed(key):
         value = {name: value}
     return value
@@ -128,7 +142,7 @@ def _out_of_range(section: type, values: dict[str, Any], *, prefix: str, setting
     for name, kind in tree.types_of(section).items():
         if is_dataclass(kind):
             problems += _out_of_range(kind, values.get(name, {}), prefix=f"{prefix}{name}.", settings=settings)
-    if problems or section is Recipe:
+    if problems or not values or section is Recipe:
         return problems
     try:
         OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(section), values))

@@ -28,7 +28,7 @@ def check(condition: bool, key: str, message: str) -> None:
         raise InvalidValue(key, message)
 
 
-def in_range(section: object, low: float, high: float, *keys: str) -> None:
+def in_range(section: object, low: float | int, high: float | int, *keys: str) -> None:
     """Raise `InvalidValue` for the first of these settings that is not between low and high, both included."""
     for key in keys:
         value = getattr(section, key)

@@ -27,14 +27,13 @@ def all_keys(section: type = Recipe, prefix: str = "") -> tuple[str, ...]:
 
 def takes_text(kind: Any) -> bool:
     """Whether the type is `str` or `str | None`, so that `007` and `1e3` are meant as written."""
-    return set(_alternatives(kind)) - {type(None)} == {str}
+    return set(alternatives(kind)) - {type(None)} == {str}
 
 
 def expected(kind: Any) -> str:
     """What a setting of this type takes, in words."""
-    alternatives = _alternatives(kind)
-    if len(alternatives) > 1:
-        return " or ".join("null" if other is type(None) else expected(other) for other in alternatives)
+    if len(alternatives(kind)) > 1:
+        return " or ".join("null" if other is type(None) else expected(other) for other in alternatives(kind))
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if get_origin(kind) is tuple:
@@ -68,7 +67,8 @@ def meant(key: str, *, section: type, prefix: str) -> str:
     last = key.rsplit(".", 1)[-1]
     elsewhere = [known for known in all_keys() if known.rsplit(".", 1)[-1] == last]
     if elsewhere:
-        close = difflib.get_close_matches(key, elsewhere, n=3, cutoff=0.0)
+        close = difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.85)
+        close = close or difflib.get_close_matches(key, elsewhere, n=3, cutoff=0.0)
         return f"; did you mean {' or '.join(close)}?"
     beside = [f"{prefix}{name}" for name in types_of(section)]
     wrong = key[len(prefix) :].split(".")[0]
@@ -85,5 +85,6 @@ def _by_last(last: str) -> list[str]:
     return [names[name] for name in difflib.get_close_matches(last, names, n=1, cutoff=0.75)]
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself."""
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)

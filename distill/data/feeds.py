@@ -1,18 +1,10 @@
 """From a source to the rank's share of each global batch: rows by index, or rows of a stream."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from distill.data.draws import EpochOrder
 from distill.data.sources import DatasetSource, Sample, StreamSource
 from distill.data.streams import Pick, StreamFeed
-
-
-class Feed(Protocol):
-    """Picks of one rank, step after step, and where it stands."""
-
-    def draw(self, step: int) -> list[Pick]: ...
-
-    def state(self) -> dict[str, Any] | None: ...
 
 
 class MapFeed:
@@ -38,6 +30,10 @@ class MapFeed:
             return self.source.read(chosen)
 
         return pick
+
+
+Feed = MapFeed | StreamFeed
+"""Picks of one rank, step after step (`draw`), and where it stands (`state`)."""
 
 
 def open_feed(

@@ -65,8 +65,9 @@ def _rectangle_order(
 ) -> Float[Tensor, "R N"]:
     """The order in which random rectangles, laid one after another, cover the patches of each image.
 
-    Patches of one rectangle come row by row, so the last one, which the count cuts, stays one piece. Patches no
-    rectangle reaches come last, in random order: they are needed only at ratios near 0.95.
+    Patches of one rectangle come row by row, so the last one, which the count cuts, stays one piece; every other
+    rectangle comes from the bottom up, or the cut would always leave the top. Patches that no rectangle reaches
+    come last, in random order: they are needed only at ratios near 0.95.
     """
     rows, cols = grid
     area_RK = rows * cols * (RECTANGLE_AREA[0] + draws_RK4[..., 0] * (RECTANGLE_AREA[1] - RECTANGLE_AREA[0]))
@@ -85,5 +86,6 @@ def _rectangle_order(
         top, left = top_RK[:, k, None], left_RK[:, k, None]
         inside_RN = (row_N >= top) & (row_N < top + height_RK[:, k, None])
         inside_RN &= (col_N >= left) & (col_N < left + width_RK[:, k, None])
-        order_RN = torch.where(inside_RN, k + place_N / (rows * cols), order_RN)
+        rank_N = place_N if k % 2 == 0 else place_N.flip(0)
+        order_RN = torch.where(inside_RN, k + rank_N / (rows * cols), order_RN)
     return order_RN

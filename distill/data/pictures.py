@@ -16,20 +16,23 @@ ORIENTATION = 0x0112
 def open_picture(encoded: bytes | Path, *, name: str) -> Image.Image:
     """The picture with only its header read. Raises BrokenSample."""
     try:
-        picture = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+        # Read whole at once, so that no file stays open behind a picture that turns out broken.
+        picture = Image.open(io.BytesIO(encoded if isinstance(encoded, bytes) else encoded.read_bytes()))
     except Exception as error:  # Pillow's readers raise whatever they stumble over.
         raise BrokenSample(name, f"cannot be opened as a picture ({type(error).__name__})") from error
     if picture.width * picture.height > MAX_PIXELS:
-        size = f"{picture.width}x{picture.height}"
-        picture.close()
-        raise BrokenSample(name, f"has {size} pixels, more than {MAX_PIXELS:,}")
+        raise BrokenSample(name, f"has {picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
     return picture
 
 
-def upright_aspect(picture: Image.Image) -> float:
-    """Width over height as the picture is meant to be seen."""
+def upright_aspect(picture: Image.Image, *, name: str) -> float:
+    """Width over height as the picture is meant to be seen. Raises BrokenSample."""
+    try:
+        on_its_side = picture.getexif().get(ORIENTATION, 1) >= 5
+    except Exception as error:  # Pillow looks for the tag behind the pixels of a PNG, so this may decode it.
+        raise BrokenSample(name, f"cannot be decoded ({type(error).__name__}: {error})") from error
     aspect = picture.width / picture.height
-    return 1 / aspect if picture.getexif().get(ORIENTATION, 1) >= 5 else aspect
+    return 1 / aspect if on_its_side else aspect
 
 
 def load_rgb(picture: Image.Image, *, side: int, name: str) -> Image.Image:
@@ -38,10 +41,9 @@ def load_rgb(picture: Image.Image, *, side: int, name: str) -> Image.Image:
     A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8 of its size, never below twice `side` pixels.
     """
     try:
-        with picture:
-            picture.draft("RGB", (2 * side, 2 * side))
-            picture.load()
-            return _on_white(ImageOps.exif_transpose(picture))
+        picture.draft("RGB", (2 * side, 2 * side))
+        picture.load()
+        return _on_white(ImageOps.exif_transpose(picture))
     except Exception as error:  # As above: a cut or garbled file shows up as almost any exception.
         raise BrokenSample(name, f"cannot be decoded ({type(error).__name__}: {error})") from error
 

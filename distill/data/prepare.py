@@ -152,7 +152,7 @@ class PhotoMaker:
     ) -> tuple[UInt8[Tensor, "3 V V"], list[UInt8[Tensor, "3 v v"]]]:
         views, size = self.recipe.data.views, self.recipe.data.image_size
         picture = open_picture(sample.picture, name=sample.name)
-        aspect = upright_aspect(picture)
+        aspect = upright_aspect(picture, name=sample.name)
         whole = place_crops(plan.crops[place : place + 1], scale=views.global_scale, aspect=aspect)
         local = place_crops(plan.local_crops[:, place], scale=views.local_scale, aspect=aspect)
         side = max(needed_side(whole, size=size), needed_side(local, size=views.local_size))

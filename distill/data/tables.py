@@ -1,9 +1,11 @@
 """Local image-caption data opened with Hugging Face `datasets`. Nothing here touches the network."""
 
+import csv
 import glob
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -16,6 +18,7 @@ MAX_LANES = 64
 """Parts into which a stream can be dealt out; more ranks than this share parts."""
 ROWS_PER_SHARD = 256
 """Pictures of a folder that make up a shard when it is streamed."""
+METADATA = (".csv", ".jsonl")
 JOINED = "caption"
 """Column that `captions_file` adds."""
 
@@ -39,33 +42,58 @@ def _parquet(settings: Dataset) -> Rows:
 
 
 def _imagefolder(settings: Dataset) -> Rows:
+    """Rows of {image, ...} from the pictures of a folder and its metadata files or `captions_file`.
+
+    The rows are paths and captions, which memory holds: nothing is copied into a cache, and a picture that is
+    missing or broken is met when it is read, like any other broken sample.
+    """
     pictures = local_files(settings.path, extensions=PICTURES)
+    tables = sorted(file for file in Path(settings.path).rglob("metadata.*") if file.suffix in METADATA)
     if settings.captions_file is not None:
-        rows = _with_captions_file(pictures, settings.captions_file)
+        listed = _with_captions(pictures, Path(settings.captions_file))
+    elif tables:
+        listed = [row for table in tables for row in _with_metadata(table)]
+        if len(listed) < len(pictures):
+            log.warning(
+                "%d of %d pictures have no line of metadata and are left out",
+                len(pictures) - len(listed),
+                len(pictures),
+            )
     else:
-        metadata = [str(file) for file in sorted(Path(settings.path).rglob("metadata.*")) if file.is_file()]
-        rows = datasets.load_dataset("imagefolder", data_files=pictures + metadata, split="train", drop_labels=True)
-        rows = _undecoded(rows)
-    # The rows are paths and captions, at home in memory; streaming only changes how they are dealt out.
+        listed = [{"image": picture} for picture in pictures]
+    rows = datasets.Dataset.from_list(listed)
     num_shards = max(1, min(MAX_LANES, len(rows) // ROWS_PER_SHARD))
     return rows.to_iterable_dataset(num_shards=num_shards) if settings.streaming else rows
 
 
-def _with_captions_file(pictures: list[str], captions_file: str) -> datasets.Dataset:
-    file = Path(captions_file)
+def _with_captions(pictures: list[str], file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
-        raise ValueError(f"data.dataset.captions_file: {captions_file!r} is not a file")
+        raise ValueError(f"data.dataset.captions_file: {str(file)!r} is not a file")
     captions = json.loads(file.read_text())
     if not isinstance(captions, dict):
-        raise ValueError(
-            f"data.dataset.captions_file: {file.name} is not an object of {{file name: caption or captions}}"
-        )
+        raise ValueError(f"data.dataset.captions_file: {file.name} is not an object {{file name: caption or captions}}")
     texts = [captions.get(Path(picture).name) for picture in pictures]
     unused = len(captions) - sum(text is not None for text in texts)
     if unused:
         log.warning("%s has captions of %d files that are not among the %d pictures", file.name, unused, len(texts))
-    listed = [[text] if isinstance(text, str) else text for text in texts]
-    return datasets.Dataset.from_dict({"image": [{"bytes": None, "path": path} for path in pictures], JOINED: listed})
+    lists = [[text] if isinstance(text, str) else text for text in texts]
+    return [{"image": picture, JOINED: texts} for picture, texts in zip(pictures, lists, strict=True)]
+
+
+def _with_metadata(table: Path) -> list[dict[str, Any]]:
+    """The lines of a metadata.csv or metadata.jsonl; `file_name` is relative to its folder."""
+    with table.open(newline="") as file:
+        lines = (
+            list(csv.DictReader(file))
+            if table.suffix == ".csv"
+            else [json.loads(line) for line in file if line.strip()]
+        )
+    if not all("file_name" in line for line in lines):
+        raise ValueError(f"data.dataset.path: not every line of {table.name} has a file_name")
+    return [
+        {key: line[key] for key in line if key != "file_name"} | {"image": str(table.parent / line["file_name"])}
+        for line in lines
+    ]
 
 
 def _webdataset(settings: Dataset) -> Rows:

@@ -139,7 +139,7 @@ class TimmViT(ImageEncoder):
         if hidden is not None:
             patches_BND = torch.where(hidden.unsqueeze(-1), mask_token, patches_BND)
         # DistributedDataParallel refuses parameters outside the graph: the mask token takes part in every pass.
-        prefix_1PD = torch.cat([model.cls_token + 0 * mask_token] + self._registers(), dim=1)
+        prefix_1PD = torch.cat([model.cls_token + 0 * mask_token, *self._registers()], dim=1)
         prefix_BPD = prefix_1PD.expand(patches_BND.shape[0], -1, -1)
         if model.pos_embed is None:
             x_BTD = torch.cat([prefix_BPD, patches_BND], dim=1)

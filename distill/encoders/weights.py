@@ -59,7 +59,7 @@ def load_timm_weights(tower: nn.Module, path: Path | str) -> None:
 def fit_positions(
     source: Float[Tensor, "1 S E"], target: Float[Tensor, "1 T D"], *, num_prefix: int, interpolation: str
 ) -> Float[Tensor, "1 T D"] | None:
-    """`source` position embeddings on the square grid of `target`; None when widths differ or no square grid is there.
+    """`source` position embeddings on the square grid of `target`; None when it holds no such grid.
 
     `num_prefix` leading entries of `target` belong to CLS and registers. Where the source has fewer, the
     target's own stay. Resampling is antialiased.

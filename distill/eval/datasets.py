@@ -20,6 +20,9 @@ from distill.data.scenes import SceneWorld, Split
 from distill.eval.features import resize_short_side, short_side_size
 
 IGNORE = 255
+"""Label of pixels that do not count."""
+NUM_IDS = 1024
+"""Class ids of a mask are below this."""
 
 
 class FolderSegmentation:
@@ -36,16 +39,7 @@ class FolderSegmentation:
     ):
         """`short_side` resizes pictures (bicubic) and masks (nearest). Raises ValueError for another layout."""
         self.path, self.split, self.short_side = Path(path), split, short_side
-        page = _read_json(self.path / "classes.json")
-        # Folders that do not tell things from stuff have things only.
-        classes = sorted(page["classes"], key=lambda each: not each.get("isthing", 1))
-        self.class_names: list[str] = [each["prompt"] for each in classes]
-        self.num_things = sum(bool(each.get("isthing", 1)) for each in classes)
-        self._label_of = torch.full((256,), -1, dtype=torch.long)
-        self._label_of[[each["id"] for each in classes]] = torch.arange(len(classes))
-        self._label_of[page["ignore"]] = IGNORE
-        if len(classes) > IGNORE:
-            raise ValueError(f"{self.path}: {len(classes)} classes, but 8-bit masks with an ignore value hold 255")
+        self.class_names, self.num_things, self._label_of = _read_classes(self.path / "classes.json")
         masks = sorted((self.path / "masks" / split).glob("*.png"))
         self.masks = [masks[index] for index in spread(len(masks), limit)]
         if not masks:
@@ -60,7 +54,7 @@ class FolderSegmentation:
         ids = torch.from_numpy(np.array(_read_image(mask_file))).long()
         if ids.shape != pixels.shape[1:]:
             raise ValueError(f"{mask_file}: the mask is {tuple(ids.shape)} and its picture {tuple(pixels.shape[1:])}")
-        labels = self._label_of[ids]
+        labels = self._label_of[ids.clamp(max=NUM_IDS)]
         if (labels < 0).any():
             raise ValueError(f"{mask_file}: id {ids[labels < 0][0].item()} is not in classes.json")
         size = short_side_size(*labels.shape, self.short_side)
@@ -202,6 +196,27 @@ def _read_json(file: Path) -> dict:
         return json.loads(file.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def _read_classes(file: Path) -> tuple[list[str], int, Int[Tensor, " ids"]]:
+    """Names with things first, the number of things, and the label of every id (-1: unknown)."""
+    page = _read_json(file)
+    try:
+        # A folder that does not tell things from stuff has things only.
+        classes = sorted(page["classes"], key=lambda each: not each.get("isthing", True))
+        names, ids = [each["prompt"] for each in classes], [each["id"] for each in classes]
+        num_things = sum(bool(each.get("isthing", True)) for each in classes)
+        ignored = page["ignore"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{file}: expected {{"ignore": id, "classes": [{{"id", "name", "prompt"}}]}}') from error
+    if len(set(names)) < len(names) or len(set(ids)) < len(ids) or not 0 < len(names) <= IGNORE:
+        raise ValueError(f"{file}: ids and prompts must be different from each other, and 1 to {IGNORE} of them")
+    if not all(0 <= number < NUM_IDS for number in [*ids, ignored]):
+        raise ValueError(f"{file}: ids must be 0 to {NUM_IDS - 1}")
+    label_of = torch.full((NUM_IDS + 1,), -1, dtype=torch.long)
+    label_of[ids] = torch.arange(len(ids))
+    label_of[ignored] = IGNORE
+    return names, num_things, label_of
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ Legend: n pictures, D width, K classes.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ from distill.eval.features import Precision, tokens, unit
 from distill.eval.metrics import MAX_ELEMENTS, TaskResult, neighbour_votes
 
 
+@runtime_checkable
 class ClassifiedPictures(Protocol):
     """Pictures of one size with one class each. A label of `ignore` leaves the picture out."""
 

@@ -60,14 +60,14 @@ def segmentation_result(
 ) -> TaskResult:
     """mIoU over classes with a union, from one confusion matrix over all pictures; and pixel accuracy.
 
-    With `num_things` (the first so many classes are things), also the mean over things and over stuff alone.
+    Where the first `num_things` classes are things and others are not, also the mean over things and over stuff alone.
     """
     iou_K = intersection_over_union(confusion_KK.cpu())
     correct, total = confusion_KK.diagonal().sum().item(), confusion_KK.sum().item()
     if not total:
         raise ValueError("no pixel has a label, so there is nothing to score")
     values = {"miou": iou_K.nanmean().item(), "pixel_accuracy": correct / total}
-    if num_things is not None:
+    if num_things is not None and 0 < num_things < len(class_names):
         values |= {
             "miou_things": iou_K[:num_things].nanmean().item(),
             "miou_stuff": iou_K[num_things:].nanmean().item(),

@@ -4,7 +4,8 @@ Legend: n pictures, m distinct captions, C CLS tokens, D width.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
+from itertools import chain
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,7 @@ from distill.eval.metrics import MAX_ELEMENTS, TaskResult, hit_ranks
 RANKS = (1, 5)
 
 
+@runtime_checkable
 class CaptionedPictures(Protocol):
     """Pictures of one size with one or more captions each."""
 
@@ -43,7 +45,7 @@ def evaluate(encoder: DualEncoder, data: CaptionedPictures, settings: RetrievalS
     A picture is a hit when any of its own captions is among the first k. Equal captions are one text with several
     owners: none of them is a mistake for any of its owners, and in text-to-image it counts as often as it occurs.
     """
-    text_of = {text: number for number, text in enumerate(dict.fromkeys(sum(data.captions, [])))}
+    text_of = {text: number for number, text in enumerate(dict.fromkeys(chain.from_iterable(data.captions)))}
     owner, text = _owners(data.captions, text_of)
     image_nD = image_embeddings(encoder, data, settings)
     text_mD = unit(check_finite(encoder.encode_text(list(text_of)).float(), "text"))

@@ -64,8 +64,6 @@ def contrastive_loss(
     A pure function of its arguments: features of micro-batches may be gathered first, differentiated here, and their
     gradients fed back to the encoders (GradCache), so that accumulation contrasts the whole batch.
     """
-    if cls_BCD.shape[1] != len(text_CBD):
-        raise ValueError(f"{cls_BCD.shape[1]} CLS tokens cannot be contrasted with {len(text_CBD)} captions per image")
     if kind == "softmax":
         loss = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world)
     else:

@@ -37,8 +37,9 @@ class Standardiser(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("variance", torch.ones(width))
         self.register_buffer("num_steps", torch.zeros(()))
-        self.register_buffer("observed", torch.zeros(2, width), persistent=False)
         self.register_buffer("observed_count", torch.zeros(()), persistent=False)
+        self.register_buffer("observed_mean", torch.zeros(width), persistent=False)
+        self.register_buffer("observed_squares", torch.zeros(width), persistent=False)
 
     def forward(self, features_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
         return (features_MD.float() - self.mean) * (self.variance + self.epsilon).rsqrt()
@@ -46,28 +47,41 @@ class Standardiser(nn.Module):
     @torch.no_grad()
     def observe(self, features_MD: Float[Tensor, "M D"]) -> None:
         """Add one micro-batch to what the next `step` will average."""
-        # Moments around the running mean: around 0, squares of a large mean would drown the variance.
-        shifted_MD = features_MD.float() - self.mean
-        self.observed += torch.stack([shifted_MD.sum(0), shifted_MD.square().sum(0)])
-        self.observed_count += len(features_MD)
+        if len(features_MD) == 0:
+            return
+        # Mean and squares around it, merged as Chan et al. do: plain sums of squares would lose the variance of
+        # dimensions with a large mean.
+        mean_D = features_MD.float().mean(0)
+        squares_D = (features_MD.float() - mean_D).square().sum(0)
+        count = self.observed_count + len(features_MD)
+        difference_D = mean_D - self.observed_mean
+        self.observed_squares += squares_D + difference_D.square() * self.observed_count * len(features_MD) / count
+        self.observed_mean += difference_D * len(features_MD) / count
+        self.observed_count.copy_(count)
 
     @torch.no_grad()
     def step(self) -> None:
         """Move the statistics by what all ranks observed since the last call; stay if nobody observed anything."""
         count = sum_over_ranks(self.observed_count)
-        shift_D, square_D = (sum_over_ranks(self.observed) / count.clamp(min=1)).unbind()
+        at_least_one = count.clamp(min=1)
+        mean_D = sum_over_ranks(self.observed_count * self.observed_mean) / at_least_one
+        own_squares_D = self.observed_squares + self.observed_count * (self.observed_mean - mean_D).square()
+        variance_D = sum_over_ranks(own_squares_D) / at_least_one
         self.num_steps += count > 0
         rate = torch.where(count > 0, self._rate(), 0.0)
         # Variance of a mixture of the old statistics and the new ones.
-        self.variance.lerp_(square_D - shift_D.square(), rate).add_(rate * (1 - rate) * shift_D.square())
-        self.mean.add_(rate * shift_D)
-        self.observed.zero_()
-        self.observed_count.zero_()
+        difference_D = mean_D - self.mean
+        self.variance.lerp_(variance_D, rate).add_(rate * (1 - rate) * difference_D.square())
+        self.mean.add_(rate * difference_D)
+        for observed in (self.observed_count, self.observed_mean, self.observed_squares):
+            observed.zero_()
 
     def _rate(self) -> Tensor:
+        steps = self.num_steps.clamp(min=1)
         if self.momentum == 1:  # the limit: a plain average over all steps
-            return 1 / self.num_steps.clamp(min=1)
-        return (1 - self.momentum) / (1 - self.momentum ** self.num_steps.clamp(min=1))
+            return 1 / steps
+        # Exactly 1 at the first step: any rounding would mix the squared mean into the variance.
+        return torch.where(steps == 1, 1.0, (1 - self.momentum) / (1 - self.momentum**steps))
 
 
 def cosine_distance(

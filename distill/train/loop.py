@@ -13,6 +13,7 @@ from distill.compose import Parts, compose
 from distill.config import Recipe, save_recipe
 from distill.data.loader import BatchStream
 from distill.data.sources import open_source
+from distill.encoders.attention import prefer_plain_attention
 from distill.train import checkpoint, resume
 from distill.train.clock import Clock
 from distill.train.guard import DIVERGED, FINISHED, INTERRUPTED, FiniteGuard, NonFiniteLoss, StopRequest
@@ -110,6 +111,8 @@ class Training:
         for part in (parts.learner, parts.teacher, parts.objective):
             if part is not None:
                 part.to(device)
+        if device.type == "cpu":
+            prefer_plain_attention(parts.learner, parts.teacher)
         parts.learner.train()
         if self.recipe.compile:
             parts.learner.encoder.image.compile()

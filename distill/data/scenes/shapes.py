@@ -1,8 +1,8 @@
 """Signed distances of the shapes: negative inside, about one per unit near the rim.
 
-Coordinates are the thing's own: x right, y down, the shape within 1.12 of the centre (corners pass the unit circle a little). Only + - * / sqrt min max
-and abs are used per pixel, which round alike in every batch. Shapes that are unions or intersections of simpler
-ones take the min or max of their distances.
+Coordinates are the thing's own: x right, y down, the shape within 1.12 of the centre (corners pass the unit circle a
+little). Only + - * / sqrt min max and abs are used per pixel, which round alike in every batch. Shapes that are unions
+or intersections of simpler ones take the min or max of their distances.
 """
 
 import math
@@ -39,8 +39,8 @@ def square(x: Tensor, y: Tensor) -> Tensor:
 
 def triangle(x: Tensor, y: Tensor) -> Tensor:
     """Equilateral, one corner up, shifted down so that it sits in the middle."""
-    y = y - 0.12
-    return (x.abs() * 0.866 - y * 0.5).maximum(y) - 0.54
+    y = y - 0.1
+    return (x.abs() * 0.866 - y * 0.5).maximum(y) - 0.5
 
 
 def star(x: Tensor, y: Tensor) -> Tensor:
