@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -165,7 +165,14 @@ class _Plain(argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of examples."""
 
 
-def _command(commands, name, summary, examples="", *, run=None) -> argparse.ArgumentParser:
+def _command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    summary: str,
+    examples: str = "",
+    *,
+    run: Callable[[argparse.Namespace], int] | None = None,
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=examples, formatter_class=_Plain
     )

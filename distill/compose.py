@@ -1,12 +1,12 @@
 """Recipe to objects: the only module of distill that imports teachers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from distill.config import ImageTower, Recipe, recipe_from_file
+from distill.config import ImageTower, Recipe, Student, recipe_from_file
 from distill.config import Teacher as TeacherSettings
 from distill.contracts import Teacher
 from distill.encoders.dual import DualEncoder, build_dual
@@ -63,12 +63,21 @@ def compose(recipe: Recipe) -> Parts:
         teacher=teacher.encoder if teacher else None,
         teacher_heads=teacher.heads if teacher else None,
     )
-    report = apply_update_policy(encoder, heads, settings=recipe.student, report=report)
+    report = apply_update_policy(encoder, heads, settings=_heard(recipe), report=report)
     if recipe.teacher.kind == "momentum" and heads is not None:
         image = encoder.image if recipe.teacher.scope == "encoder_and_head" else None
         teacher = Momentum(image, heads)
     learner = _learner(recipe, encoder, heads=heads, teacher=teacher, objective=objective)
     return Parts(recipe=recipe, learner=learner, teacher=teacher, objective=objective, report=report)
+
+
+def _heard(recipe: Recipe) -> Student:
+    """The student's settings with a text tower that no loss hears frozen: the report tells the truth about it, and
+    data parallelism, which waits for every trained parameter's gradient, does not fail."""
+    student = recipe.student
+    if recipe.objective.contrastive.weight > 0 or student.text.kind == "none":
+        return student
+    return replace(student, text=replace(student.text, update="freeze", last_k=0))
 
 
 def load_trained(path: str | Path) -> Trained:
@@ -139,6 +148,7 @@ def _learner(
         )
     if objective.with_features:
         adapters = Adapters(encoder.image.width, teacher.image.width)
+        adapters.cls.requires_grad_(recipe.objective.features.cls_weight > 0)
     return Learner(
         encoder,
         heads=heads,

@@ -5,7 +5,7 @@ Pixels are RGB in [0, 1] everywhere; every encoder applies its own pixel statist
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class ImageEncoder(nn.Module):
     width: int
     num_cls: int
     patch_size: int
+    num_layers: int
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> Tokens:
         """Tokens after the final norm; hidden patches are replaced by the mask token before positions."""
@@ -58,11 +59,16 @@ class ImageEncoder(nn.Module):
         """(rows, columns) of patches for an input of this size in pixels."""
         raise NotImplementedError
 
+    def layer_of(self, parameter_name: str) -> int:
+        """Depth of one of its parameters: 0 embeddings, i for block i of `num_layers`."""
+        raise NotImplementedError
+
 
 class TextEncoder(nn.Module):
     """Contract of a text tower. `width` is D of the joint space."""
 
     width: int
+    num_layers: int
 
     def tokenize(self, texts: list[str]) -> Int[Tensor, "B L"]:
         """Token ids on the CPU, padded or cut to the tower's context length."""
@@ -72,7 +78,12 @@ class TextEncoder(nn.Module):
         """One embedding per text, not normalised."""
         raise NotImplementedError
 
+    def layer_of(self, parameter_name: str) -> int:
+        """Depth of one of its parameters: 0 embeddings, i for block i of `num_layers`."""
+        raise NotImplementedError
 
+
+@runtime_checkable
 class SegmentationSet(Protocol):
     """Pictures with a label per pixel. Labels index `class_names`; `ignore` marks pixels that do not count."""
 

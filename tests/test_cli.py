@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 import time
 import types
 from pathlib import Path
@@ -146,6 +147,7 @@ def test_a_programmers_mistake_keeps_its_traceback(monkeypatch: pytest.MonkeyPat
 
 def test_the_launch_settings_are_read_by_accelerate() -> None:
     from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     pages = sorted((FOLDER / "launch").glob("*.yaml"))
     assert len(pages) >= 4
@@ -154,3 +156,20 @@ def test_the_launch_settings_are_read_by_accelerate() -> None:
         written = yaml.safe_load(page.read_text())
         assert config.num_processes == written["num_processes"], page.name
         assert config.distributed_type == written["distributed_type"], page.name
+        options, *_ = _validate_launch_command(launch_command_parser().parse_args(["--config_file", str(page), "x"]))
+        # Whatever has several processes must go through torchrun: accelerate's other launcher starts one.
+        assert options.multi_gpu == (config.num_processes > 1), page.name
+
+
+@pytest.mark.slow
+def test_the_launch_settings_for_two_cpu_processes_start_two_that_know_each_other(tmp_path: Path) -> None:
+    probe = """
+        from pathlib import Path
+        from accelerate import Accelerator
+        ranks = Accelerator(cpu=True)
+        (Path(__file__).parent / f"rank{ranks.process_index}").write_text(str(ranks.num_processes))
+    """
+    (tmp_path / "probe.py").write_text(textwrap.dedent(probe))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "launch/cpu_2.yaml")]
+    subprocess.run([*launch, str(tmp_path / "probe.py")], capture_output=True, check=True)
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["2", "2"]

@@ -150,7 +150,7 @@ def test_a_folder_s_ids_become_labels_with_things_first(masks_folder):
     assert data.num_things == 1
     assert len(data) == 4
     pixels, labels = data[2]
-    assert pixels.shape == (3, 48, 33) and pixels.dtype == torch.float32 and 0 <= pixels.min() and pixels.max() <= 1
+    assert pixels.shape == (3, 48, 33) and pixels.dtype == torch.float32 and pixels.min() >= 0 and pixels.max() <= 1
     ids = np.array(Image.open(masks_folder / "masks/val/2.png"))
     for number, label in ((0, 255), (3, 0), (7, 1), (200, 2)):
         assert (labels.numpy()[ids == number] == label).all()
@@ -163,7 +163,7 @@ def test_a_folder_can_be_read_smaller(masks_folder):
 
 
 def test_folders_that_do_not_fit_are_refused_with_a_reason(masks_folder, tmp_path):
-    with pytest.raises(ValueError, match="no .png masks"):
+    with pytest.raises(ValueError, match="masks"):
         FolderSegmentation(masks_folder, "test")
     Image.fromarray(np.full((40, 56), 9, dtype=np.uint8)).save(masks_folder / "masks/val/0.png")
     with pytest.raises(ValueError, match="id 9 is not in"):
@@ -252,9 +252,9 @@ def test_the_probe_is_fitted_on_pictures_that_are_not_scored():
 def test_a_task_without_data_says_which_setting_brings_it():
     recipe = dataclasses.replace(TINY, data=Data(source="dataset", dataset=Dataset(path="somewhere")))
     for task, key in (("retrieval", "segmentation"), ("linear_segmentation", "segmentation"), ("knn", "classes")):
-        with pytest.raises(ValueError, match=f"evaluate.{key}=FOLDER"):
+        with pytest.raises(ValueError, match=rf"evaluate\.{key}=FOLDER"):
             evaluation_data(asking(recipe, tasks=(task,)), 4)
-    with pytest.raises(ValueError, match="evaluate.classes=nowhere"):
+    with pytest.raises(ValueError, match=r"evaluate\.classes=nowhere"):
         evaluation_data(asking(classes="nowhere", tasks=("knn",)), 4)
 
 

@@ -281,6 +281,11 @@ def test_the_centre_moves_once_a_step_by_the_mean_over_all_micro_batches():
     offset = centring.offset(target.features, temperature=0.1, **options)
     torch.testing.assert_close(offset, centre_offset(expected, temperature=0.1))
     assert set(centring.state_dict()) == {"centre"}
+    centring.observe(target.features[:3], **options)
+    centring.step()  # the first step's observations are spent
+    torch.testing.assert_close(
+        centring.centre, 0.9 * expected + 0.1 * (target.features[:3] @ target.prototypes.T).mean(0)
+    )
 
 
 def rank_main(rank: int, folder: Path) -> None:

@@ -121,6 +121,12 @@ def test_captions_may_be_one_string_or_a_list_in_a_file_of_their_own(tmp_path, c
         source = open_source(Data(source="dataset", dataset=dataset))
     assert "1 files that are not among the 3 pictures" in caplog.text
     assert [source.read(index).captions for index in range(3)] == [{"short": ["one"]}, {"short": ["two", "three"]}, {}]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "0.png").write_bytes(picture_bytes(7))
+    captions.write_text('{"0.png": "one", "other/0.png": "seven"}')
+    below = open_source(Data(source="dataset", dataset=dataset))
+    told = {below.read(index).name: below.read(index).captions.get("short") for index in range(4)}
+    assert told == {"0.png": ["one"], "1.png": None, "2.png": None, "other/0.png": ["seven"]}
     mapped = replace(dataset, columns=Columns(alt="caption"))
     assert open_source(Data(source="dataset", dataset=mapped)).read(0).captions == {"alt": ["one"]}
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from distill.config.checks import InvalidCombination
 from distill.config.data import Data, Masking
-from distill.config.objective import Objective
+from distill.config.objective import Objective, Patch
 from distill.config.student import Student
 from distill.config.teacher import Teacher
 from distill.config.training import Evaluate, Optim, Run
@@ -34,17 +34,20 @@ class Recipe:
             raise problem
 
 
+Rule = tuple[bool, tuple[str, ...], str]
+"""Whether it is broken, the settings it speaks of, and what to do."""
+
+
 def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
-    """Every rule about settings that mean nothing together."""
+    """Every rule about settings that mean nothing together, as far as it is broken."""
+    rules = [*_rules_of_the_teacher(recipe), *_rules_of_data_and_losses(recipe)]
+    return [InvalidCombination(keys, message) for broken, keys, message in rules if broken]
+
+
+def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
     teacher, student, objective = recipe.teacher, recipe.student, recipe.objective
-    patch, masking = objective.patch, recipe.masking
-    hears_patches = patch.supervise != "none" and patch.weight > 0
-    rules = [
-        (
-            hears_patches and patch.supervise == "masked" and masking.ratio * masking.image_share == 0,
-            ("objective.patch.supervise", "masking.ratio"),
-            "supervise=masked hears nothing when nothing is hidden; hide patches or supervise visible or all",
-        ),
+    patch = objective.patch
+    return [
         (
             teacher.kind == "frozen" and (teacher.checkpoint is None) == (teacher.model is None),
             ("teacher.checkpoint", "teacher.model"),
@@ -61,7 +64,9 @@ def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
             "teacher.model and teacher.weights go together: a teacher with random weights teaches nothing",
         ),
         (
-            teacher.model is not None and patch.target == "prototypes" and (hears_patches or objective.cls.weight > 0),
+            teacher.model is not None
+            and patch.target == "prototypes"
+            and (_hears_patches(patch) or objective.cls.weight > 0),
             ("objective.patch.target", "teacher.model"),
             "a timm teacher has no projection head; use objective.patch.target=features and objective.cls.weight=0",
         ),
@@ -71,14 +76,31 @@ def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
             "feature targets of a momentum teacher collapse; use prototypes or a frozen teacher",
         ),
         (
-            objective.cls.weight > 0 and recipe.data.views.num_local == 0,
-            ("objective.cls.weight", "data.views.num_local"),
-            "the global loss compares local crops with the teacher; set data.views.num_local",
-        ),
-        (
             teacher.kind == "momentum" and "teacher" in (student.image.init, student.text.init, student.head.init),
             ("student.image.init", "student.text.init", "student.head.init", "teacher.kind"),
             "a momentum teacher starts as a copy of the student; init=teacher needs teacher.kind=frozen",
+        ),
+        (
+            teacher.scope == "head" and teacher.kind == "frozen",
+            ("teacher.scope", "teacher.kind"),
+            "scope=head takes the student's own encoder, which is not frozen; use teacher.kind=momentum",
+        ),
+    ]
+
+
+def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
+    student, objective, masking = recipe.student, recipe.objective, recipe.masking
+    patch = objective.patch
+    return [
+        (
+            _hears_patches(patch) and patch.supervise == "masked" and masking.ratio * masking.image_share == 0,
+            ("objective.patch.supervise", "masking.ratio"),
+            "supervise=masked hears nothing when nothing is hidden; hide patches or supervise visible or all",
+        ),
+        (
+            objective.cls.weight > 0 and recipe.data.views.num_local == 0,
+            ("objective.cls.weight", "data.views.num_local"),
+            "the global loss compares local crops with the teacher; set data.views.num_local",
         ),
         (
             student.text.kind == "none" and objective.contrastive.weight > 0,
@@ -91,7 +113,7 @@ def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
             "the TIPS text tower needs its SentencePiece model: student.text.tokenizer=PATH",
         ),
         (
-            objective.contrastive.weight == 0 and objective.cls.weight == 0 and not hears_patches,
+            objective.contrastive.weight == 0 and objective.cls.weight == 0 and not _hears_patches(patch),
             ("objective",),
             "every loss is switched off",
         ),
@@ -105,10 +127,8 @@ def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
             ("data.batch_size", "optim.accumulate"),
             f"batch_size={recipe.data.batch_size} does not split into {recipe.optim.accumulate} micro-batches",
         ),
-        (
-            teacher.scope == "head" and teacher.kind == "frozen",
-            ("teacher.scope", "teacher.kind"),
-            "scope=head takes the student's own encoder, which is not frozen; use teacher.kind=momentum",
-        ),
     ]
-    return [InvalidCombination(keys, message) for broken, keys, message in rules if broken]
+
+
+def _hears_patches(patch: Patch) -> bool:
+    return patch.supervise != "none" and patch.weight > 0

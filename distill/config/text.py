@@ -4,7 +4,7 @@ Only the plain core of YAML is read: no anchors, tags, dates, `yes`/`no` or base
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,9 @@ def dump(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _parse(text: str, *, place: Any, inside: tuple[str, ...] = ()) -> tuple[yaml.Node | None, list[Setting]]:
+def _parse(
+    text: str, *, place: Callable[[int], str], inside: tuple[str, ...] = ()
+) -> tuple[yaml.Node | None, list[Setting]]:
     loader = None
     try:
         loader = _Loader(text)
@@ -106,7 +108,7 @@ def _parse(text: str, *, place: Any, inside: tuple[str, ...] = ()) -> tuple[yaml
     return root, settings
 
 
-def _walk(loader: _Loader, node: yaml.Node, *, key: tuple[str, ...], place: Any) -> Iterator[Setting]:
+def _walk(loader: _Loader, node: yaml.Node, *, key: tuple[str, ...], place: Callable[[int], str]) -> Iterator[Setting]:
     """Flatten mappings into settings; an empty mapping is a setting of its own."""
     where = place(node.start_mark.line)
     if not isinstance(node, yaml.MappingNode) or not node.value:

@@ -45,6 +45,8 @@ class Evaluate:
     tasks: tuple[Literal["zero_shot_segmentation", "linear_segmentation", "retrieval", "knn"], ...] = ()
     every: int = 0
     """Steps between evaluations during training; 0 evaluates at the end only."""
+    baselines: bool = False
+    """Also measure, before the first step, the untrained student and a frozen teacher with the same tasks."""
     num_images: int = 512
     """Budget during training."""
     segmentation: str | None = None

@@ -43,7 +43,8 @@ def load_rgb(picture: Image.Image, *, side: int, name: str) -> Image.Image:
     try:
         picture.draft("RGB", (2 * side, 2 * side))
         picture.load()
-        return _on_white(ImageOps.exif_transpose(picture))
+        ImageOps.exif_transpose(picture, in_place=True)
+        return _on_white(picture)
     except Exception as error:  # As above: a cut or garbled file shows up as almost any exception.
         raise BrokenSample(name, f"cannot be decoded ({type(error).__name__}: {error})") from error
 

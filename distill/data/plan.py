@@ -47,9 +47,13 @@ def plan_step(recipe: Recipe, *, step: int, grid: tuple[int, int], share: slice)
     captions = []
     if reads_captions(recipe):
         generator = generator_for(recipe.seed, step, "captions")
-        num_cls = recipe.student.image.num_cls
-        drawn = draw_captions(batch, settings=recipe.objective.contrastive, num_cls=num_cls, generator=generator)
-        captions = [kinds[share] for kinds in drawn]
+        captions = draw_captions(
+            batch,
+            settings=recipe.objective.contrastive,
+            num_cls=recipe.student.image.num_cls,
+            generator=generator,
+            keep=share,
+        )
     masks = generator_for(recipe.seed, step, "hidden")
     return StepPlan(
         hidden=hidden_patches(batch, grid, settings=recipe.masking, generator=masks, keep=share),

@@ -50,7 +50,7 @@ def _imagefolder(settings: Dataset) -> Rows:
     pictures = local_files(settings.path, extensions=PICTURES)
     tables = sorted(file for file in Path(settings.path).rglob("metadata.*") if file.suffix in METADATA)
     if settings.captions_file is not None:
-        listed = _with_captions(pictures, Path(settings.captions_file))
+        listed = _with_captions(pictures, Path(settings.captions_file), root=Path(settings.path))
     elif tables:
         listed = [row for table in tables for row in _with_metadata(table)]
         if len(listed) < len(pictures):
@@ -66,13 +66,16 @@ def _imagefolder(settings: Dataset) -> Rows:
     return rows.to_iterable_dataset(num_shards=num_shards) if settings.streaming else rows
 
 
-def _with_captions(pictures: list[str], file: Path) -> list[dict[str, Any]]:
+def _with_captions(pictures: list[str], file: Path, *, root: Path) -> list[dict[str, Any]]:
+    """Captions found by a picture's path below the folder, or else by its bare name."""
     if not file.is_file():
         raise ValueError(f"data.dataset.captions_file: {str(file)!r} is not a file")
     captions = json.loads(file.read_text())
     if not isinstance(captions, dict):
         raise ValueError(f"data.dataset.captions_file: {file.name} is not an object {{file name: caption or captions}}")
-    texts = [captions.get(Path(picture).name) for picture in pictures]
+    paths = [Path(picture) for picture in pictures]
+    below = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name for path in paths]
+    texts = [captions.get(name, captions.get(path.name)) for name, path in zip(below, paths, strict=True)]
     unused = len(captions) - sum(text is not None for text in texts)
     if unused:
         log.warning("%s has captions of %d files that are not among the %d pictures", file.name, unused, len(texts))

@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from distill.config import Evaluate, Recipe, load_recipe, recipe_from_file
-from distill.encoders.dual import DualEncoder, build_dual
+from distill.compose import load_trained
+from distill.config import Evaluate, Recipe, load_recipe
+from distill.encoders.dual import DualEncoder
+from distill.encoders.weights import load_strictly
 from distill.eval import TASKS, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
 from distill.train.checkpoint import Checkpoint, find
@@ -21,6 +23,8 @@ from distill.train.journal import write_atomically
 
 Side = Literal["student", "teacher"]
 FORMAT = 1
+OF_TRAINING = ("tasks", "every", "baselines")
+"""Settings of a recipe's `evaluate` section that say what a training measures and when."""
 
 
 def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = ()) -> int:
@@ -34,7 +38,7 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
         raise ValueError(f"there is no task {task!r}; the tasks are {', '.join(TASKS)}")
     side, settings = split_overrides(overrides)
     found = find(Path(path))
-    recipe = load_recipe(recipe_page(found), settings)
+    recipe = load_recipe(str(found.folder / "recipe.yaml"), settings)
     recipe = replace(recipe, evaluate=replace(recipe.evaluate, tasks=(task,)))
     limited = any(setting.startswith("evaluate.num_images=") for setting in settings)
     data = evaluation_data(recipe, recipe.evaluate.num_images if limited else None)
@@ -55,28 +59,10 @@ def load_encoder(path: str | Path, side: Side = "student") -> tuple[DualEncoder,
     Raises ValueError when there is no such checkpoint or side.
     """
     found = find(Path(path))
-    recipe = recipe_from_file(recipe_page(found))
-    encoder = build_dual(recipe.student, recipe.data.image_size)
-    weights = _part(found.tensors("student"), "encoder.")
+    trained = load_trained(found.folder)
     if side == "teacher":
-        averaged = _teacher_image(found, recipe)
-        weights = {name: value for name, value in weights.items() if not name.startswith("image.")} | averaged
-    wrong = encoder.load_state_dict(weights, strict=False)
-    if wrong.missing_keys or wrong.unexpected_keys:
-        raise ValueError(
-            f"{found.folder} does not fit its recipe: missing {wrong.missing_keys[:3]}, "
-            f"unexpected {wrong.unexpected_keys[:3]}"
-        )
-    return encoder.eval(), recipe
-
-
-def recipe_page(found: Checkpoint) -> Path:
-    """The resolved recipe in the checkpoint, or else in the run folder around it. Raises ValueError for neither."""
-    pages = [found.folder / "recipe.yaml", found.folder.parent.parent / "recipe.yaml"]
-    for page in pages:
-        if page.exists():
-            return page
-    raise ValueError(f"{found.folder}: neither it nor its run folder holds recipe.yaml")
+        load_strictly(trained.encoder.image, _teacher_image(found, trained.recipe), what=f"{found.folder}: teacher")
+    return trained.encoder.eval(), trained.recipe
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[Side, list[str]]:
@@ -89,14 +75,14 @@ def split_overrides(overrides: Sequence[str]) -> tuple[Side, list[str]]:
             if value not in ("student", "teacher"):
                 raise ValueError(f"side={value}: expected student or teacher")
             side = value
-        elif short in ("tasks", "every"):
+        elif short in OF_TRAINING:
             raise ValueError(f"{word}: one task is measured once; {short} is a setting of training")
         elif equals and short in Evaluate.__dataclass_fields__:
             settings.append(f"evaluate.{short}={value}")
         elif key == "run.device":
             settings.append(word)
         else:
-            known = [name for name in Evaluate.__dataclass_fields__ if name not in ("tasks", "every")]
+            known = [name for name in Evaluate.__dataclass_fields__ if name not in OF_TRAINING]
             raise ValueError(f"{word!r} is no setting of an evaluation; they are side, run.device, {', '.join(known)}")
     return side, settings
 
@@ -140,16 +126,11 @@ def _teacher_image(found: Checkpoint, recipe: Recipe) -> dict[str, Tensor]:
             "side=teacher: a frozen teacher is not kept in checkpoints; evaluate what it was loaded from, "
             f"{recipe.teacher.checkpoint or recipe.teacher.model}"
         )
-    weights = (
-        {k: v for k, v in found.tensors("teacher").items() if k.startswith("image.")} if found.has("teacher") else {}
-    )
+    held = found.tensors("teacher") if found.has("teacher") else {}
+    weights = {name.removeprefix("image."): value for name, value in held.items() if name.startswith("image.")}
     if not weights:
         raise ValueError("side=teacher: this run averages no encoder, its teacher's encoder is the student's own")
     return weights
-
-
-def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def _without_nan(values: dict[str, float]) -> dict[str, Any]:

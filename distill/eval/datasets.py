@@ -193,9 +193,12 @@ def _read_image(file: Path) -> Image.Image:
 
 def _read_json(file: Path) -> dict:
     try:
-        return json.loads(file.read_text())
+        page = json.loads(file.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(page, dict):
+        raise ValueError(f"{file}: expected an object, not a {type(page).__name__}")
+    return page
 
 
 def _read_classes(file: Path) -> tuple[list[str], int, Int[Tensor, " ids"]]:

@@ -212,7 +212,10 @@ def _target(target: Target, rows: slice) -> Tensor:
 
 
 def _autocast_without_cache(kind: str) -> torch.autocast:
-    """The surrounding autocast, but casting weights anew: a cast cached without history would lose the gradient."""
+    """The surrounding autocast, but casting weights anew.
+
+    torch until late 2025 reuses a cast made under no_grad and silently loses the gradient (pytorch issue 112583).
+    """
     enabled = torch.is_autocast_enabled(kind)
     return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=enabled, cache_enabled=False)
 

@@ -37,7 +37,9 @@ def backward_in_pieces(
     Dropout would differ between the two passes, so recipes with it are refused when they are composed.
     """
     pieces = split(batch, parts.recipe.optim.accumulate)
-    contrast, offsets = _look_at_everything(pieces, model=model, parts=parts, accelerator=accelerator, progress=progress)
+    contrast, offsets = _look_at_everything(
+        pieces, model=model, parts=parts, accelerator=accelerator, progress=progress
+    )
     seen: list[Losses] = []
     for number, piece in enumerate(pieces):
         last = number == len(pieces) - 1

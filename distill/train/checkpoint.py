@@ -1,13 +1,13 @@
 """Checkpoints: safetensors and JSON in one folder a step, written whole or not at all, nothing pickled.
 
-    checkpoints/step_00001000/
-        student.safetensors    encoders, heads, temperatures, adapters
-        teacher.safetensors    what a momentum teacher holds; absent for frozen ones
-        objective.safetensors  centres and running statistics
-        optimizer.safetensors  optimiser state, `NAME OF STATE/NAME OF PARAMETER`
-        rank_0.safetensors     generators of each rank
-        state.json             step, data position of each rank, scalars
-        manifest.json          format version and SHA-256 of every file above
+checkpoints/step_00001000/
+    student.safetensors    encoders, heads, temperatures, adapters
+    teacher.safetensors    what a momentum teacher holds; absent for frozen ones
+    objective.safetensors  centres and running statistics
+    optimizer.safetensors  optimiser state, `NAME OF STATE/NAME OF PARAMETER`
+    rank_0.safetensors     generators of each rank
+    state.json             step, data position of each rank, scalars
+    manifest.json          format version and SHA-256 of every file above
 """
 
 import hashlib
@@ -58,7 +58,9 @@ def write_part(run: Path, step: int, name: str, content: dict[str, Tensor] | dic
     if name.endswith(".json"):
         (unfinished / name).write_text(json.dumps(content, indent=1))
     else:
-        save_file({key: value.contiguous() for key, value in content.items()}, unfinished / f"{name}.safetensors")
+        path = unfinished / f"{name}.safetensors"
+        save_file({key: value.contiguous() for key, value in content.items()}, path)
+        path.chmod(0o644)  # safetensors makes them private; colleagues share teachers
 
 
 def publish(run: Path, step: int) -> Path:
@@ -131,9 +133,12 @@ def clear_unfinished(run: Path) -> None:
         shutil.rmtree(path)
 
 
-def prune(run: Path, *, keep: int, best: int | None) -> None:
-    """Delete all but the last `keep` checkpoints and the best one."""
-    for step in all_steps(run)[:-keep]:
+def prune(run: Path, *, keep: int, best: int | None, newest: int) -> None:
+    """Delete all but the last `keep` checkpoints up to step `newest`, and the best one.
+
+    Later ones are broken ones that the run did not resume from: they must not displace whole ones.
+    """
+    for step in [step for step in all_steps(run) if step <= newest][:-keep]:
         if step != best:
             shutil.rmtree(folder_of(run, step))
 

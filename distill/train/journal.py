@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -43,7 +43,7 @@ class Journal:
             self._task = self._progress.add_task(title, total=steps, completed=first_step, numbers="")
             self._progress.start()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -66,7 +66,9 @@ class Journal:
             self._show(step, metrics)
 
     def _show(self, step: int, metrics: dict[str, float]) -> None:
-        terms = "  ".join(f"{key.removeprefix('loss/')} {metrics[key]:.3f}" for key in metrics if key.startswith("loss/"))
+        terms = "  ".join(
+            f"{key.removeprefix('loss/')} {metrics[key]:.3f}" for key in metrics if key.startswith("loss/")
+        )
         numbers = (
             f"loss {metrics['loss']:.3f}  {terms}  {metrics['images_per_second']:.0f} img/s  "
             f"waiting {metrics['wait_share']:.0%}"
@@ -92,6 +94,16 @@ def keep_until(path: Path, step: int) -> None:
         if entry["step"] <= step:
             kept.append(line)
     write_atomically(path, "".join(line + "\n" for line in kept))
+
+
+def last_evaluation(path: Path) -> dict[str, float]:
+    """The scores of the newest evaluation in a metrics file, without their prefix; empty when there is none."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    for entry in map(json.loads, reversed(lines)):
+        scores = {key: value for key, value in entry.items() if key.startswith("evaluate/")}
+        if scores:
+            return {key.removeprefix("evaluate/"): value for key, value in scores.items()}
+    return {}
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,10 +15,11 @@ from distill.config import Recipe, save_recipe
 from distill.data.loader import BatchStream
 from distill.data.sources import open_source
 from distill.encoders.attention import prefer_plain_attention
+from distill.eval.in_training import evaluate_in_training
 from distill.train import checkpoint, resume
 from distill.train.clock import Clock
 from distill.train.guard import DIVERGED, FINISHED, INTERRUPTED, FiniteGuard, NonFiniteLoss, StopRequest
-from distill.train.journal import Journal, write_atomically
+from distill.train.journal import Journal, last_evaluation, write_atomically
 from distill.train.optim import build_optimizer
 from distill.train.step import Stepped, training_step
 
@@ -32,11 +34,13 @@ def train(recipe: Recipe) -> int:
         stack.enter_context(training.journal)
         stack.callback(training.stream.close)
         try:
-            return training.carry_out(stop)
+            code = training.carry_out(stop)
         except NonFiniteLoss as error:
             training.journal.say(f"stopped: {error}")
             training.journal.say(f"the last good checkpoint is kept in {run / 'checkpoints'}")
-            return DIVERGED
+            code = DIVERGED
+    accelerator.end_training()
+    return code
 
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
@@ -48,6 +52,9 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         log_with=tracker,
         project_dir=run_folder(recipe),
     )
+    if tracker is not None and not accelerator.log_with:
+        # accelerate would drop it without a word.
+        raise ValueError(f"run.tracker={tracker}: its package is not installed; `pip install {tracker}`")
     if recipe.data.batch_size % (accelerator.num_processes * recipe.optim.accumulate):
         raise ValueError(
             f"data.batch_size={recipe.data.batch_size} does not split over {accelerator.num_processes} processes "
@@ -79,6 +86,7 @@ def open_run(recipe: Recipe, accelerator: Accelerator) -> Path:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         checkpoint.clear_unfinished(run)
         save_recipe(recipe, run / "recipe.yaml")
+    accelerator.init_trackers(recipe.name)
     accelerator.wait_for_everyone()
     return run
 
@@ -103,7 +111,8 @@ class Training:
         )
         self.guard = FiniteGuard()
         self.best: tuple[float, int] | None = found.state()["best"] if found else None
-        self.scores: dict[str, float] = {}
+        # A run that was killed between its last checkpoint and its summary has its scores in the journal.
+        self.scores = last_evaluation(run / "metrics.jsonl") if accelerator.is_main_process else {}
 
     def _compose(self) -> Parts:
         parts = compose(self.recipe)
@@ -138,6 +147,8 @@ class Training:
     def carry_out(self, stop: StopRequest) -> int:
         """Step until the end or until asked to stop."""
         self._announce()
+        if self.recipe.evaluate.baselines and self.step == 0:
+            self._evaluate_baselines()
         recipe, clock = self.recipe, Clock(self.stream, self.recipe.data.batch_size, step=self.step)
         for batch in self.stream:
             stepped = training_step(
@@ -156,9 +167,11 @@ class Training:
             if self.step % recipe.run.log_every == 0 or last or self.step == 1:
                 self.guard.check()
                 self._log(stepped, clock)
-            if recipe.evaluate.tasks and (last or (recipe.evaluate.every and self.step % recipe.evaluate.every == 0)):
+            evaluated = bool(recipe.evaluate.tasks) and (last or self._is_due(recipe.evaluate.every))
+            if evaluated:
                 self._evaluate(last)
-            if last or self.step % recipe.run.checkpoint_every == 0:
+            # A measured step is kept: otherwise the best one would often have no checkpoint.
+            if last or evaluated or self._is_due(recipe.run.checkpoint_every):
                 self._save()
             elif self._asked_to_stop(stop):
                 self._save()
@@ -166,6 +179,10 @@ class Training:
                 return INTERRUPTED
         self._finish(clock)
         return FINISHED
+
+    def _is_due(self, every: int) -> bool:
+        """Whether what happens `every` so many steps happens now; 0 is never."""
+        return every > 0 and self.step % every == 0
 
     def _asked_to_stop(self, stop: StopRequest) -> bool:
         """All ranks agree: one that stops alone would leave the others waiting."""
@@ -179,7 +196,9 @@ class Training:
         values = {"loss": losses.total.detach(), "gradient_norm": stepped.gradient_norm}
         values |= {f"loss/{name}": term for name, term in losses.terms.items()}
         values |= losses.diagnostics
-        stacked = torch.stack([torch.as_tensor(value, device=self.accelerator.device).float() for value in values.values()])
+        stacked = torch.stack(
+            [torch.as_tensor(value, device=self.accelerator.device).float() for value in values.values()]
+        )
         averaged = self.accelerator.reduce(stacked, reduction="mean").tolist()
         metrics = dict(zip(values, averaged, strict=True)) | clock.read(self.step)
         metrics["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
@@ -192,14 +211,7 @@ class Training:
         self.guard.check()
         if self.accelerator.is_main_process:
             started = time.perf_counter()
-            from distill.eval.command import evaluate_in_training
-
-            scores = evaluate_in_training(
-                self.parts.learner.encoder,
-                self.recipe,
-                num_images=self.recipe.evaluate.num_images,
-                tasks=self.recipe.evaluate.tasks,
-            )
+            scores = evaluate_in_training(self.parts.learner.encoder, self.recipe)
             scores["evaluate_seconds"] = time.perf_counter() - started
             self.journal.log(self.step, {f"evaluate/{name}": value for name, value in scores.items()})
             shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
@@ -208,6 +220,20 @@ class Training:
             if self.best is None or deciding > self.best[0]:
                 self.best = (deciding, self.step)
             self.scores = scores
+        self.accelerator.wait_for_everyone()
+
+    def _evaluate_baselines(self) -> None:
+        """What the numbers at the end are to be compared with: the student before, and the teacher it learns from."""
+        if self.accelerator.is_main_process:
+            found = {"untrained": evaluate_in_training(self.parts.learner.encoder, self.recipe)}
+            if self.recipe.teacher.kind == "frozen":
+                teacher = self.parts.teacher
+                data = replace(self.recipe.data, image_size=teacher.image_size)
+                found["teacher"] = evaluate_in_training(teacher.encoder, replace(self.recipe, data=data))
+            for who, scores in found.items():
+                shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+                self.journal.say(f"{who}: {shown}")
+            write_atomically(self.run / "baselines.json", json.dumps(found, indent=1))
         self.accelerator.wait_for_everyone()
 
     def _save(self) -> None:
@@ -223,7 +249,7 @@ class Training:
         )
         if self.accelerator.is_main_process:
             best = self.best[1] if self.best else None
-            checkpoint.prune(self.run, keep=self.recipe.run.keep, best=best)
+            checkpoint.prune(self.run, keep=self.recipe.run.keep, best=best, newest=self.step)
         self.accelerator.wait_for_everyone()
 
     def _announce(self) -> None:
@@ -237,15 +263,16 @@ class Training:
         """Write summary.json: what was trained, on what, how it scored, and what was broken in the data."""
         if not self.accelerator.is_main_process:
             return
+        baselines = self.run / "baselines.json"
         summary = {
             "name": self.recipe.name,
             "steps": self.step,
             "seconds": clock.total_seconds(),
             "scores": self.scores,
+            "baselines": json.loads(baselines.read_text()) if baselines.exists() else {},
             "best": self.best,
             "parts": [row.as_dict() for row in self.parts.report],
             "data": self.stream.broken.summary(),
         }
         write_atomically(self.run / "summary.json", json.dumps(summary, indent=1))
-        self.accelerator.end_training()
         self.journal.say(f"finished: {self.run}")

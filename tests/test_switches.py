@@ -1,0 +1,520 @@
+"""No dead options: flipping any single setting changes the losses, except where the setting promises not to.
+
+The table is checked against the recipe's own fields: a new setting without an entry fails here.
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import sentencepiece
+import timm
+import torch
+from accelerate import tracking
+from accelerate.utils import LoggerType
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_data import TAR_COLUMNS, picture_bytes, rows, write_folder, write_tars
+from tiny_runs import losses, numbers, opened, own_accelerator, tiny, train_alone, trained
+
+from distill.config import Recipe
+from distill.train import checkpoint, loop, resume
+from distill.train.step import training_step
+
+STEPS = ("optim.steps=4", "optim.warmup=0.25")
+FROZEN = ("teacher.kind=frozen", "teacher.checkpoint=@runs/first")
+CROPS = ("objective.cls.weight=1", "data.views.num_local=2", "data.views.local_size=32")
+FEATURES = (*FROZEN, "objective.patch.target=features")
+TIMM = (
+    "teacher.kind=frozen",
+    "teacher.model=timm:vit_tiny_patch16_224",
+    "teacher.weights=@timm/first.safetensors",
+    "teacher.image_size=32",
+    "objective.patch.target=features",
+)
+TIPS = ("student.text.kind=tips", "student.text.tokenizer=@words/first.model", "student.text.width=48")
+SINKHORN = ("objective.prototypes.balance=sinkhorn",)
+PARQUET = (
+    "data.source=dataset",
+    "data.dataset.format=parquet",
+    "data.dataset.path=@mixed",
+    "data.dataset.columns={alt: txt, short: json.captions, detailed: json.long}",
+)
+STREAM = (*PARQUET, "data.dataset.streaming=true", "data.dataset.shuffle_buffer=4")
+BROKEN = (*PARQUET, "data.dataset.path=@broken", "data.dataset.max_broken_share=0.9")
+FOLDER = (
+    "data.source=dataset",
+    "data.dataset.format=imagefolder",
+    "data.dataset.path=@folder",
+    "data.dataset.captions_file=@folder.json",
+)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Another value than the one `context` and the tiny recipe give. `@` stands for the folder of the inputs.
+
+    `along` is what the other value is refused without: a frozen teacher needs to be named.
+    """
+
+    value: str
+    context: tuple[str, ...] = ()
+    along: tuple[str, ...] = ()
+
+
+SWITCHES = {
+    "seed": Switch("1"),
+    "precision": Switch("bf16"),
+    "data.source": Switch("dataset", tuple(word for word in PARQUET if word != "data.source=dataset")),
+    "data.image_size": Switch("40"),
+    "data.batch_size": Switch("16"),
+    "data.scenes.tier": Switch("hard"),
+    "data.scenes.split": Switch("compositional", ("data.scenes.tier=hard",)),
+    "data.scenes.world_seed": Switch("1"),
+    "data.scenes.num_train": Switch("50"),
+    "data.dataset.format": Switch("webdataset", PARQUET),
+    "data.dataset.path": Switch("@other", PARQUET),
+    "data.dataset.captions_file": Switch("@other.json", FOLDER),
+    "data.dataset.columns.image": Switch("second", PARQUET),
+    "data.dataset.columns.alt": Switch("json.long", PARQUET),
+    "data.dataset.columns.short": Switch("txt", PARQUET),
+    "data.dataset.columns.detailed": Switch("txt", PARQUET),
+    "data.dataset.streaming": Switch("true", PARQUET),
+    "data.dataset.shuffle_buffer": Switch("20", STREAM),
+    "data.dataset.max_broken_share": Switch("0.01", BROKEN),
+    "data.views.global_scale": Switch("[0.3, 0.6]"),
+    "data.views.flip": Switch("0.5"),
+    "data.views.num_local": Switch("3", CROPS),
+    "data.views.local_scale": Switch("[0.3, 0.6]", CROPS),
+    "data.views.local_size": Switch("16", CROPS),
+    "masking.ratio": Switch("0.5"),
+    "masking.pattern": Switch("block"),
+    "masking.image_share": Switch("0.5"),
+    "teacher.kind": Switch("frozen", along=("teacher.checkpoint=@runs/first",)),
+    "teacher.scope": Switch("head"),
+    "teacher.momentum": Switch("0.5"),
+    "teacher.momentum_end": Switch("0.95", ("teacher.momentum=0.9",)),
+    "teacher.checkpoint": Switch("@runs/second", FROZEN),
+    "teacher.model": Switch("timm:deit_tiny_patch16_224", TIMM),
+    "teacher.weights": Switch("@timm/second.safetensors", TIMM),
+    "teacher.image_size": Switch("48", FROZEN),
+    "student.image.model": Switch("timm:deit_tiny_patch16_224"),
+    "student.image.patch_size": Switch("16"),
+    "student.image.width": Switch("24"),
+    "student.image.depth": Switch("1"),
+    "student.image.num_heads": Switch("4"),
+    "student.image.num_cls": Switch("1"),
+    "student.image.extra": Switch("{init_values: 0.5}"),
+    "student.image.init": Switch("@runs/second"),
+    "student.image.update": Switch("freeze"),
+    "student.image.last_k": Switch("2", ("student.image.update=last_k", "student.image.last_k=1")),
+    "student.image.lr_scale": Switch("0.5"),
+    "student.text.kind": Switch("tips", ("student.text.tokenizer=@words/first.model", "student.text.width=48")),
+    "student.text.width": Switch("32"),
+    "student.text.depth": Switch("2"),
+    "student.text.num_heads": Switch("4"),
+    "student.text.context_length": Switch("8"),
+    "student.text.tokenizer": Switch("@words/second.model", TIPS),
+    "student.text.init": Switch("@runs/second"),
+    "student.text.update": Switch("freeze"),
+    "student.text.last_k": Switch("2", ("student.text.depth=3", "student.text.update=last_k", "student.text.last_k=1")),
+    "student.text.lr_scale": Switch("0.5"),
+    "student.head.num_prototypes": Switch("16"),
+    "student.head.hidden": Switch("32"),
+    "student.head.bottleneck": Switch("16"),
+    "student.head.shared": Switch("false", CROPS),
+    "student.head.init": Switch("teacher", FROZEN),
+    "objective.contrastive.weight": Switch("0.5"),
+    "objective.contrastive.kind": Switch("sigmoid"),
+    "objective.contrastive.temperature": Switch("0.1"),
+    "objective.contrastive.first": Switch("[short]"),
+    "objective.contrastive.second": Switch("[short]"),
+    "objective.cls.weight": Switch("0.5", CROPS),
+    "objective.patch.weight": Switch("1.0"),
+    "objective.patch.supervise": Switch("masked"),
+    "objective.patch.target": Switch("features", FROZEN),
+    "objective.patch.normalise": Switch("ibot_plus_visible"),
+    "objective.patch.visible_weight": Switch("0.5", ("objective.patch.normalise=ibot_plus_visible",)),
+    "objective.prototypes.balance": Switch("sinkhorn"),
+    "objective.prototypes.centre_momentum": Switch("0.5"),
+    "objective.prototypes.sinkhorn_iterations": Switch("1", SINKHORN),
+    "objective.prototypes.student_temperature": Switch("0.2"),
+    "objective.prototypes.teacher_temperature": Switch("0.06"),
+    "objective.prototypes.teacher_temperature_start": Switch("0.05"),
+    "objective.prototypes.teacher_warmup": Switch("0.6"),
+    "objective.features.cls_weight": Switch("0.5", FEATURES),
+    "objective.features.standardise": Switch("false", FEATURES),
+    "objective.features.momentum": Switch("0.5", FEATURES),
+    "optim.name": Switch("adafactor"),
+    "optim.lr": Switch("1e-3"),
+    "optim.schedule": Switch("linear"),
+    "optim.warmup": Switch("0.5"),
+    "optim.lr_end": Switch("0.5"),
+    "optim.weight_decay": Switch("0.5"),
+    "optim.betas": Switch("[0.8, 0.9]"),
+    "optim.layer_decay": Switch("0.5"),
+    "optim.head_lr_scale": Switch("0.5"),
+    "optim.clip": Switch("0.5"),
+    "optim.steps": Switch("5"),
+}
+
+SAME_RESULTS = {"optim.accumulate", "student.image.gradient_checkpointing", "compile"}
+"""Settings that promise to change memory or time only; each has its own test below that it is heard."""
+
+ORCHESTRATION = {
+    "name": "another",
+    "evaluate.tasks": "[retrieval, linear_segmentation]",
+    "evaluate.every": "2",
+    "evaluate.baselines": "true",
+    "evaluate.num_images": "12",
+    "evaluate.segmentation": "@masks/second",
+    "evaluate.classes": "@classes/second",
+    "evaluate.templates": "tcl",
+    "evaluate.features": "final",
+    "evaluate.mode": "slide",
+    "run.folder": "@elsewhere",
+    "run.name": "another",
+    "run.checkpoint_every": "100",
+    "run.keep": "1",
+    "run.log_every": "2",
+    "run.tracker": "tensorboard",
+    "run.workers": "3",
+    "run.prefetch": "1",
+    "run.resume": "false",
+    "run.device": "auto",
+}
+"""Settings that never change what is trained."""
+
+EVALUATING = (
+    "evaluate.tasks=[zero_shot_segmentation, knn]",
+    "evaluate.every=3",
+    "evaluate.num_images=8",
+    "evaluate.segmentation=@masks/first",
+    "evaluate.classes=@classes/first",
+    "run.checkpoint_every=2",
+    "run.keep=3",
+)
+
+
+def all_settings(section: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted name of every field of a tree of dataclasses."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if is_dataclass(value):
+            yield from all_settings(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+def captioned(count: int, *, shift: int) -> list[dict[str, Any]]:
+    """Rows whose columns are called like the members of the tars beside them, with a second picture each."""
+    return [
+        {
+            "image": {"bytes": picture_bytes(number + shift), "path": f"{number:03d}.png"},
+            "second": {"bytes": picture_bytes(number + 1000), "path": f"{number:03d}.png"},
+            "txt": f"web {number}",
+            "json": {"captions": [f"a small {number + shift}"], "long": f"all about the number {number} at length"},
+        }
+        for number in range(count)
+    ]
+
+
+def write_parquet(folder: Path, samples: list[dict[str, Any]]) -> None:
+    folder.mkdir()
+    for part in range(2):
+        datasets.Dataset.from_list(samples[part::2]).to_parquet(folder / f"part-{part}.parquet")
+
+
+def write_datasets(folder: Path) -> None:
+    write_parquet(folder / "mixed", captioned(40, shift=0))
+    assert set(TAR_COLUMNS.values()) == {"txt", "json.captions", "json.long"}
+    write_tars(folder / "mixed", rows(40), num_shards=2)
+    write_parquet(folder / "other", captioned(40, shift=200))
+    samples = captioned(40, shift=0)
+    for sample in samples[::8]:
+        sample["image"]["bytes"] = b"no picture"
+    write_parquet(folder / "broken", samples)
+    (folder / "folder").mkdir()
+    write_folder(folder / "folder", rows(40))
+    for name, adjective in (("folder", "small"), ("other", "large")):
+        texts = {f"{number:03d}.png": f"a {adjective} {number}" for number in range(40)}
+        (folder / f"{name}.json").write_text(json.dumps(texts))
+
+
+def write_tokenizers(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "text.txt").write_text("\n".join(f"a red circle and {number} blue squares" for number in range(50)))
+    for name, size in (("first", 300), ("second", 290)):
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(folder / "text.txt"),
+            model_prefix=str(folder / name),
+            vocab_size=size,
+            model_type="bpe",
+            byte_fallback=True,
+            hard_vocab_limit=False,
+            pad_id=0,
+            unk_id=1,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+        )
+
+
+def write_masks(folder: Path, *, shift: int) -> None:
+    """Pictures wider than high, with a mask whose halves are of two classes, and captions."""
+    for part in ("images", "masks"):
+        for split in ("train", "val"):
+            (folder / part / split).mkdir(parents=True)
+    classes = [{"id": number, "name": name, "prompt": name} for number, name in enumerate(("circle", "sand", "sea"))]
+    (folder / "classes.json").write_text(json.dumps({"ignore": 9, "classes": classes}))
+    for split in ("train", "val"):
+        captions = {}
+        for number in range(12):
+            picture = Image.open(io.BytesIO(picture_bytes(number + shift, size=(64, 40)))).convert("RGB")
+            picture.save(folder / "images" / split / f"{number:02d}.jpg")
+            mask = np.full((40, 64), number % 3, dtype=np.uint8)
+            mask[:, 32:] = (number + 1) % 3
+            Image.fromarray(mask).save(folder / "masks" / split / f"{number:02d}.png")
+            captions[f"{number:02d}.jpg"] = [f"picture {number}"]
+        (folder / f"captions_{split}.json").write_text(json.dumps(captions))
+
+
+def write_classes(folder: Path, *, shift: int, names: tuple[str, ...]) -> None:
+    for split in ("train", "val"):
+        for name in names:
+            (folder / split / name).mkdir(parents=True)
+            for number in range(7):
+                content = picture_bytes(number + shift + 7 * len(split), size=(32, 32))
+                (folder / split / name / f"{number}.png").write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trained teachers, two timm files, two tokenizers, and data sets that differ."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for seed, name in enumerate(("first", "second")):
+        trained(folder / "runs" / name, *CROPS, "optim.steps=1", f"seed={seed}")
+    (folder / "timm").mkdir()
+    for seed, name in enumerate(("first", "second")):
+        torch.manual_seed(seed)
+        weights = timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
+        save_file(weights, folder / "timm" / f"{name}.safetensors")
+    write_tokenizers(folder / "words")
+    write_datasets(folder)
+    for name, shift, classes in (("first", 0, ("cat", "dog")), ("second", 500, ("cat", "dog", "owl"))):
+        write_masks(folder / "masks" / name, shift=shift)
+        write_classes(folder / "classes" / name, shift=shift, names=classes)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcome(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, ...]], list[float] | str]:
+    """The losses of a tiny run with these settings, or why there are none. Runs are carried out once each."""
+    known: dict[tuple[str, ...], list[float] | str] = {}
+
+    def outcome_of(settings: tuple[str, ...]) -> list[float] | str:
+        if settings not in known:
+            placed = [word.replace("@", f"{inputs}/") for word in settings]
+            run = tmp_path_factory.mktemp("switch") / "run"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(resume, "save", lambda *arguments, **named: None)  # writing 100 checkpoints takes long
+                try:
+                    known[settings] = losses(trained(run, *STEPS, *placed))
+                except ValueError as error:
+                    known[settings] = str(error)
+        return known[settings]
+
+    return outcome_of
+
+
+def test_every_setting_has_an_entry():
+    known = [*all_settings(Recipe())]
+    assert len(known) > 100
+    entries = [*SWITCHES, *SAME_RESULTS, *ORCHESTRATION]
+    assert sorted(entries) == sorted(known)
+    assert all(key.startswith(("run.", "evaluate.")) or key == "name" for key in ORCHESTRATION)
+    assert {key for key in known if key.startswith(("run.", "evaluate."))} <= set(ORCHESTRATION)
+
+
+@pytest.mark.parametrize("key", SWITCHES)
+def test_flipping_one_setting_alone_changes_the_losses(key: str, outcome: Callable):
+    switch = SWITCHES[key]
+    before = outcome(switch.context)
+    after = outcome((*switch.context, *switch.along, f"{key}={switch.value}"))
+    assert isinstance(before, list) and len(before) >= 4, before
+    if key == "data.dataset.max_broken_share":
+        assert isinstance(after, str) and "broken" in after
+        return
+    assert isinstance(after, list), after
+    assert before != after
+
+
+@pytest.fixture(scope="module")
+def evaluated(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the orchestrated runs are compared with."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    return trained(folder, *STEPS, *(word.replace("@", f"{inputs}/") for word in EVALUATING))
+
+
+@pytest.fixture(scope="module", params=ORCHESTRATION)
+def orchestrated(
+    request: pytest.FixtureRequest, inputs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A run with one setting of orchestration flipped: the setting, and the run's folder."""
+    key, value = request.param, ORCHESTRATION[request.param]
+    words = [word.replace("@", f"{inputs}/") for word in (*EVALUATING, f"{key}={value}")]
+    recipe = tiny(tmp_path_factory.mktemp("orchestrated") / "run", *STEPS, *words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Notebook)
+        patch.setattr(tracking, "_available_trackers", [LoggerType.TENSORBOARD])
+        assert train_alone(recipe) == 0
+    return key, loop.run_folder(recipe)
+
+
+class Notebook(tracking.GeneralTracker):
+    """Stands in for a tracker whose package may not be here: accelerate drops those without a word."""
+
+    name = "tensorboard"
+    requires_logging_directory = True
+    main_process_only = True
+
+    def __init__(self, run_name: str, logging_dir: Path):
+        super().__init__()
+        self.file = Path(logging_dir) / "notebook.jsonl"
+
+    @property
+    def tracker(self) -> Path:
+        return self.file
+
+    def log(self, values: dict, step: int, **more: Any) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def test_orchestration_never_changes_the_training(orchestrated: tuple[str, Path], evaluated: Path):
+    _, run = orchestrated
+    found = {line["step"]: line for line in numbers(run) if "loss" in line}
+    expected = {line["step"]: line for line in numbers(evaluated) if "loss" in line}
+    assert len(found) >= 3
+    assert found == {step: expected[step] for step in found}
+    ours, theirs = (checkpoint.find(folder).tensors("student") for folder in (run, evaluated))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def scores(run: Path) -> list[dict[str, float]]:
+    return [line for line in numbers(run) if "loss" not in line]
+
+
+def logged_steps(run: Path) -> list[int]:
+    return [line["step"] for line in numbers(run) if "loss" in line]
+
+
+TRACES: dict[str, Callable[[Path], Any]] = {
+    "name": lambda run: json.loads((run / "summary.json").read_text())["name"],
+    "evaluate.baselines": lambda run: (run / "baselines.json").exists(),
+    "run.folder": lambda run: run.parent.name,
+    "run.name": lambda run: run.name,
+    "run.checkpoint_every": checkpoint.all_steps,
+    "run.keep": checkpoint.all_steps,
+    "run.log_every": logged_steps,
+    "run.tracker": lambda run: (run / "notebook.jsonl").exists(),
+}
+"""Where a setting of orchestration leaves a trace in the run's folder; others of `evaluate` do in the scores."""
+
+TRACELESS = {"run.workers", "run.prefetch", "run.resume", "run.device"}
+"""Heard in the tests that follow."""
+
+
+def test_a_setting_of_orchestration_leaves_its_trace(orchestrated: tuple[str, Path], evaluated: Path):
+    key, run = orchestrated
+    if key not in TRACELESS:
+        trace = TRACES.get(key, scores)
+        assert trace(run) != trace(evaluated)
+
+
+def test_workers_and_prefetch_reach_the_stream(tmp_path: Path):
+    with opened(tiny(tmp_path / "run", "run.workers=3", "run.prefetch=5")) as training:
+        assert training.stream._pool._max_workers == 3
+        assert training.stream._ready.maxsize == 5
+
+
+def test_without_resume_a_run_with_checkpoints_is_refused(tmp_path: Path):
+    run = trained(tmp_path / "run", "optim.steps=1")
+    with pytest.raises(ValueError, match="holds checkpoints"):
+        train_alone(tiny(run, "optim.steps=1", "run.resume=false"))
+
+
+@pytest.mark.parametrize(("device", "on_cpu"), [("cpu", True), ("auto", False)])
+def test_the_device_is_asked_of_accelerate(device: str, on_cpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[dict] = []
+
+    def accelerator(**named: Any) -> SimpleNamespace:
+        asked.append(named)
+        return SimpleNamespace(num_processes=1, log_with=[])
+
+    monkeypatch.setattr(loop, "Accelerator", accelerator)
+    loop.build_accelerator(tiny(tmp_path, f"run.device={device}"))
+    assert asked[0]["cpu"] is on_cpu
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tracking, "_available_trackers", [])
+    with pytest.raises(ValueError, match="pip install wandb"), pytest.warns(UserWarning), own_accelerator():
+        loop.build_accelerator(tiny(tmp_path, "run.tracker=wandb"))
+
+
+def first_step(recipe: Recipe) -> tuple[float, dict[str, int]]:
+    """Loss of the first step with its gradient, and how often the learner and its first block ran for it."""
+    calls = {"learner": 0, "block": 0}
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            calls[name] += 1
+
+        return hook
+
+    with opened(recipe) as training:
+        training.parts.learner.register_forward_pre_hook(count("learner"))
+        training.parts.learner.encoder.image.blocks()[0].register_forward_pre_hook(count("block"))
+        stepped = training_step(
+            next(training.stream),
+            model=training.model,
+            parts=training.parts,
+            optimizer=training.optimizer,
+            accelerator=training.accelerator,
+            progress=0.5,
+        )
+        return stepped.losses.total.item(), calls
+
+
+def test_gradient_checkpointing_computes_blocks_again_and_changes_no_loss(tmp_path: Path):
+    plain, calls = first_step(tiny(tmp_path / "plain"))
+    again, calls_again = first_step(tiny(tmp_path / "again", "student.image.gradient_checkpointing=true"))
+    assert again == plain
+    assert (calls["block"], calls_again["block"]) == (1, 2)
+
+
+def test_accumulation_runs_the_learner_twice_for_every_micro_batch(tmp_path: Path):
+    """That it changes no loss is the subject of test_accumulation."""
+    assert first_step(tiny(tmp_path / "whole"))[1]["learner"] == 1
+    assert first_step(tiny(tmp_path / "pieces", "optim.accumulate=4"))[1]["learner"] == 8
+
+
+@pytest.mark.parametrize("teacher", [(), FROZEN], ids=["momentum", "frozen"])
+def test_compile_reaches_the_image_towers_of_student_and_teacher(
+    teacher: tuple[str, ...], inputs: Path, tmp_path: Path
+):
+    words = [word.replace("@", f"{inputs}/") for word in teacher]
+    for wanted in (False, True):
+        with opened(tiny(tmp_path / str(wanted), *words, f"compile={str(wanted).lower()}")) as training:
+            towers = (training.parts.learner.encoder.image, training.parts.teacher.image)
+            assert [tower._compiled_call_impl is not None for tower in towers] == [wanted, wanted]
