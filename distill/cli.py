@@ -29,7 +29,7 @@ examples:
   distill train smoke
   distill train ibotpp seed=1 optim.steps=3000
   distill train ibotpp 'evaluate.tasks=[knn, retrieval]' student.image.extra.drop_path_rate=0.1
-  distill train vanilla teacher.checkpoint=runs/ibot_seed0
+  distill train vanilla teacher.checkpoint=runs/ibot-seed0
   distill train my/recipe.yaml run.folder=elsewhere
   accelerate launch --config_file recipes/launch/gpu_8.yaml -m distill train ibotpp
 
@@ -46,8 +46,8 @@ EVAL = f"""\
 tasks: {", ".join(TASKS)}
 
 examples:
-  distill eval runs/ibotpp_seed0 zero_shot_segmentation
-  distill eval runs/ibotpp_seed0 knn evaluate.classes=flowers"""
+  distill eval runs/ibotpp-seed0 zero_shot_segmentation
+  distill eval runs/ibotpp-seed0 knn evaluate.classes=flowers"""
 
 RECIPES = """\
 examples:

@@ -90,12 +90,12 @@ def load_trained(path: str | Path) -> Trained:
     tensors = found.tensors("student")
     encoder = build_dual(recipe.student, recipe.data.image_size)
     load_strictly(encoder, _under("encoder.", tensors), what=f"{found.folder}/student.safetensors")
-    heads, stored = None, _under("heads.", tensors)
+    heads, stored = None, _under("heads.members.", tensors)
     if stored:
-        names = {name.split(".")[1] for name in stored}
+        names = {name.split(".")[0] for name in stored}
         with_roles = {f"with_{role}": role in names or "shared" in names for role in ("cls", "patch")}
         heads = build_heads(recipe.student.head, encoder.image.width, **with_roles)
-        load_strictly(heads, stored, what=f"{found.folder}/student.safetensors")
+        load_strictly(heads, _under("heads.", tensors), what=f"{found.folder}/student.safetensors")
     return Trained(recipe=recipe, encoder=encoder, heads=heads, balance=found.tensors("objective"))
 
 

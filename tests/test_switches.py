@@ -4,25 +4,17 @@ The table is checked against the recipe's own fields: a new setting without an e
 """
 
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import datasets
-import numpy as np
 import pytest
-import sentencepiece
-import timm
 import torch
-from accelerate import tracking
+from accelerate import Accelerator, tracking
 from accelerate.utils import LoggerType
-from PIL import Image
-from safetensors.torch import save_file
-from tiny_data import TAR_COLUMNS, picture_bytes, rows, write_folder, write_tars
+from tiny_inputs import write_inputs
 from tiny_runs import losses, numbers, opened, own_accelerator, tiny, train_alone, trained
 
 from distill.config import Recipe
@@ -214,104 +206,13 @@ def all_settings(section: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{field.name}"
 
 
-def captioned(count: int, *, shift: int) -> list[dict[str, Any]]:
-    """Rows whose columns are called like the members of the tars beside them, with a second picture each."""
-    return [
-        {
-            "image": {"bytes": picture_bytes(number + shift), "path": f"{number:03d}.png"},
-            "second": {"bytes": picture_bytes(number + 1000), "path": f"{number:03d}.png"},
-            "txt": f"web {number}",
-            "json": {"captions": [f"a small {number + shift}"], "long": f"all about the number {number} at length"},
-        }
-        for number in range(count)
-    ]
-
-
-def write_parquet(folder: Path, samples: list[dict[str, Any]]) -> None:
-    folder.mkdir()
-    for part in range(2):
-        datasets.Dataset.from_list(samples[part::2]).to_parquet(folder / f"part-{part}.parquet")
-
-
-def write_datasets(folder: Path) -> None:
-    write_parquet(folder / "mixed", captioned(40, shift=0))
-    assert set(TAR_COLUMNS.values()) == {"txt", "json.captions", "json.long"}
-    write_tars(folder / "mixed", rows(40), num_shards=2)
-    write_parquet(folder / "other", captioned(40, shift=200))
-    samples = captioned(40, shift=0)
-    for sample in samples[::8]:
-        sample["image"]["bytes"] = b"no picture"
-    write_parquet(folder / "broken", samples)
-    (folder / "folder").mkdir()
-    write_folder(folder / "folder", rows(40))
-    for name, adjective in (("folder", "small"), ("other", "large")):
-        texts = {f"{number:03d}.png": f"a {adjective} {number}" for number in range(40)}
-        (folder / f"{name}.json").write_text(json.dumps(texts))
-
-
-def write_tokenizers(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "text.txt").write_text("\n".join(f"a red circle and {number} blue squares" for number in range(50)))
-    for name, size in (("first", 300), ("second", 290)):
-        sentencepiece.SentencePieceTrainer.train(
-            input=str(folder / "text.txt"),
-            model_prefix=str(folder / name),
-            vocab_size=size,
-            model_type="bpe",
-            byte_fallback=True,
-            hard_vocab_limit=False,
-            pad_id=0,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=-1,
-            minloglevel=2,
-        )
-
-
-def write_masks(folder: Path, *, shift: int) -> None:
-    """Pictures wider than high, with a mask whose halves are of two classes, and captions."""
-    for part in ("images", "masks"):
-        for split in ("train", "val"):
-            (folder / part / split).mkdir(parents=True)
-    classes = [{"id": number, "name": name, "prompt": name} for number, name in enumerate(("circle", "sand", "sea"))]
-    (folder / "classes.json").write_text(json.dumps({"ignore": 9, "classes": classes}))
-    for split in ("train", "val"):
-        captions = {}
-        for number in range(12):
-            picture = Image.open(io.BytesIO(picture_bytes(number + shift, size=(64, 40)))).convert("RGB")
-            picture.save(folder / "images" / split / f"{number:02d}.jpg")
-            mask = np.full((40, 64), number % 3, dtype=np.uint8)
-            mask[:, 32:] = (number + 1) % 3
-            Image.fromarray(mask).save(folder / "masks" / split / f"{number:02d}.png")
-            captions[f"{number:02d}.jpg"] = [f"picture {number}"]
-        (folder / f"captions_{split}.json").write_text(json.dumps(captions))
-
-
-def write_classes(folder: Path, *, shift: int, names: tuple[str, ...]) -> None:
-    for split in ("train", "val"):
-        for name in names:
-            (folder / split / name).mkdir(parents=True)
-            for number in range(7):
-                content = picture_bytes(number + shift + 7 * len(split), size=(32, 32))
-                (folder / split / name / f"{number}.png").write_bytes(content)
-
-
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two trained teachers, two timm files, two tokenizers, and data sets that differ."""
+    """Two of everything a recipe can name: trained teachers, timm files, tokenizers, data sets."""
     folder = tmp_path_factory.mktemp("inputs")
     for seed, name in enumerate(("first", "second")):
         trained(folder / "runs" / name, *CROPS, "optim.steps=1", f"seed={seed}")
-    (folder / "timm").mkdir()
-    for seed, name in enumerate(("first", "second")):
-        torch.manual_seed(seed)
-        weights = timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
-        save_file(weights, folder / "timm" / f"{name}.safetensors")
-    write_tokenizers(folder / "words")
-    write_datasets(folder)
-    for name, shift, classes in (("first", 0, ("cat", "dog")), ("second", 500, ("cat", "dog", "owl"))):
-        write_masks(folder / "masks" / name, shift=shift)
-        write_classes(folder / "classes" / name, shift=shift, names=classes)
+    write_inputs(folder)
     return folder
 
 
@@ -457,12 +358,13 @@ def test_without_resume_a_run_with_checkpoints_is_refused(tmp_path: Path):
 def test_the_device_is_asked_of_accelerate(device: str, on_cpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[dict] = []
 
-    def accelerator(**named: Any) -> SimpleNamespace:
+    def accelerator(**named: Any) -> Accelerator:
         asked.append(named)
-        return SimpleNamespace(num_processes=1, log_with=[])
+        return Accelerator(**named)
 
     monkeypatch.setattr(loop, "Accelerator", accelerator)
-    loop.build_accelerator(tiny(tmp_path, f"run.device={device}"))
+    with own_accelerator():
+        loop.build_accelerator(tiny(tmp_path, f"run.device={device}"))
     assert asked[0]["cpu"] is on_cpu
 
 

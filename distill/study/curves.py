@@ -77,7 +77,7 @@ def _draw_panel(ax: Axes, panel: Panel, results: Results) -> None:
     ax.set_axisbelow(True)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
-    ax.margins(x=0.02)
+    ax.set_xlim(left=0)
     if panel.scale == 100:
         ax.set_ylim(bottom=0)
 

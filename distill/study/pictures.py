@@ -15,12 +15,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from torch import Tensor
 
 from distill.compose import load_trained
 from distill.encoders.dual import DualEncoder
 from distill.eval import evaluation_data
 from distill.eval.features import resize_short_side, tokens
-from distill.eval.things import Masks, num_things_of
+from distill.eval.things import num_things_of
 from distill.eval.zero_shot_segmentation import ZeroShotSettings, class_scores, predict
 from distill.study.colours import IGNORED, class_colours
 from distill.study.results import Finished, Results, run_path
@@ -69,11 +70,12 @@ def gallery(results: Results, folder: Path) -> Gallery | None:
     asked = replace(recipe, evaluate=replace(recipe.evaluate, tasks=("zero_shot_segmentation",)))
     data = evaluation_data(asked, FITTED).segmentation
     titles = [cell.title for cell in results.study.cells]
+    samples = [data[index] for index in range(len(data))]
     columns = [
-        _column(load_trained(place).encoder.eval(), data, run, title)
+        _column(load_trained(place).encoder.eval(), samples, data.class_names, run, title)
         for place, run, title in zip(places, runs, titles, strict=True)
     ]
-    samples = [data[index] for index in range(min(SHOWN, len(data)))]
+    samples = samples[:SHOWN]
     return Gallery(
         pictures=[pixels.permute(1, 2, 0).numpy() for pixels, _ in samples],
         truths=[labels.numpy() for _, labels in samples],
@@ -95,8 +97,10 @@ def draw_segmentations(shown: Gallery, path: Path) -> Path:
             said = column.classes[row]
             counts = truth != shown.ignore
             right = (said == truth)[counts].mean() if counts.any() else float("nan")
-            ax = sheet.show(row, number, _painted(said, colour_of), below=f"{right:.0%} of pixels right")
-            ax.add_collection(LineCollection(_borders(truth), colors="black", linewidths=1.3))
+            ax = sheet.show(row, number, _painted(said, colour_of), below=f"{100 * right:.0f} % of pixels right")
+            # A white seam keeps the black line visible on dark classes.
+            for colour, width in (("white", 2.8), ("black", 1.2)):
+                ax.add_collection(LineCollection(_borders(truth), colors=colour, linewidths=width))
     sheet.legend([(shown.class_names[index], colour_of[index]) for index in sorted(colour_of)])
     return sheet.save(path)
 
@@ -158,16 +162,18 @@ class Sheet:
 
 
 @torch.no_grad()
-def _column(encoder: DualEncoder, data: Masks, run: Finished, title: str) -> Column:
+def _column(
+    encoder: DualEncoder, samples: list[tuple[Tensor, Tensor]], class_names: list[str], run: Finished, title: str
+) -> Column:
     settings = ZeroShotSettings(**run.settings[TASK])
-    scores = class_scores(encoder, data.class_names, settings)
+    scores = class_scores(encoder, class_names, settings)
     classes, maps = [], []
-    for index in range(len(data)):
-        pixels, labels = data[index][0][None], data[index][1]
-        if index < SHOWN:
-            predicted = predict(encoder.image, pixels, scores=scores, size=tuple(labels.shape), settings=settings)
+    for number, (pixels, labels) in enumerate(samples):
+        if number < SHOWN:
+            size = tuple(labels.shape)
+            predicted = predict(encoder.image, pixels[None], scores=scores, size=size, settings=settings)
             classes.append(predicted[0].numpy())
-        resized = resize_short_side(pixels, settings.short_side)
+        resized = resize_short_side(pixels[None], settings.short_side)
         found = tokens(encoder.image, resized, kind="final", precision=settings.precision)
         maps.append(found.patches[0].unflatten(0, found.grid).double().numpy())
     return Column(title=title, classes=classes, features=principal_colours(maps)[:SHOWN])

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -10,7 +11,7 @@ from rich.text import Text
 from distill.config import Run, differences
 from distill.study.curves import draw_curves
 from distill.study.grid import Study
-from distill.study.page import Block, Claims, Heading, Listing, Paragraph, Picture, Table, to_html, to_markdown
+from distill.study.page import Block, Claims, Heading, Listing, Paragraph, Picture, to_html, to_markdown
 from distill.study.pictures import draw_features, draw_segmentations, gallery
 from distill.study.results import Results, read_results, write_csv
 from distill.study.statistics import Verdict, judge
@@ -21,6 +22,7 @@ from distill.study.tables import (
     cost_table,
     in_points,
     main_table,
+    paper_columns,
     seeds_in_words,
     settings_table,
 )
@@ -64,7 +66,10 @@ def draw(results: Results, folder: Path) -> dict[str, Path]:
 def content(results: Results, verdicts: list[Verdict], *, pictures: dict[str, Path], quick: bool) -> list[Block]:
     """The report from top to bottom."""
     notices = [Paragraph(text, notice=True) for text in _notices(results, quick)]
-    judged = [Heading("Claims"), Claims(items=tuple((each.decision, sentence(each)) for each in verdicts))]
+    judged = [
+        Heading("Claims"),
+        Claims(items=tuple((each.decision, sentence(each, results.study)) for each in verdicts)),
+    ]
     return [
         Paragraph(_opening(results)),
         *notices,
@@ -84,17 +89,18 @@ def content(results: Results, verdicts: list[Verdict], *, pictures: dict[str, Pa
     ]
 
 
-def sentence(verdict: Verdict) -> str:
+def sentence(verdict: Verdict, study: Study) -> str:
     """A claim, the numbers behind its verdict, and who says so. The decision itself is said beside it."""
     claim, better, than, difference = verdict.claim, verdict.better, verdict.than, verdict.difference
-    said = f"{claim.say} ({claim.source}). "
+    said, metric = f"{claim.say} ({claim.source}). ", study.metrics.get(claim.metric, claim.metric)
+    names = [f"“{study.cell(name).title}”" for name in (claim.better, claim.than)]
     if better is None or than is None or difference is None:
-        return f"{said}{claim.metric} was not measured for both {claim.better} and {claim.than}."
+        return f"{said}{metric} was not measured for both {names[0]} and {names[1]}."
     bar = "" if difference.deviation is None else f" ± {difference.deviation:.1f}"
     seeds = "one seed" if difference.count == 1 else f"{difference.count} seeds"
     return (
-        f"{said}{claim.better} scores {in_points(better, seeds=better.count)} and {claim.than} "
-        f"{in_points(than, seeds=than.count)} in {claim.metric}: a difference of {difference.mean:+.1f}{bar} points "
+        f"{said}{names[0]} scores {in_points(better, seeds=better.count)} and {names[1]} "
+        f"{in_points(than, seeds=than.count)} in {metric}: a difference of {difference.mean:+.1f}{bar} points "
         f"over {seeds}, asked for more than {claim.margin:g}.{_opposite(verdict)}"
     )
 
@@ -164,8 +170,8 @@ def _pictures(results: Results, drawn: dict[str, Path]) -> list[Block]:
         ),
         "curves": (
             "Course of training",
-            "Means over seeds; bands from the lowest to the highest. The patch loss is shown where it is heard: iBOT "
-            "has none on visible patches (TIPSv2, Figure 2). Losses compare between cells with the same targets only.",
+            "Means over seeds; bands from the lowest to the highest. A cell is missing where its runs did not record "
+            "the number. The patch losses are the paper’s Figure 2; they compare between cells with the same targets.",
         ),
     }
     blocks: list[Block] = []
@@ -186,18 +192,28 @@ def _measured_under(results: Results) -> str:
 
 def _print(results: Results, verdicts: list[Verdict], *, quick: bool) -> None:
     console = Console()
-    console.print(_rich(main_table(results), title=results.study.title))
+    console.print(_rich(results))
     for verdict in verdicts:
-        console.print(Text.assemble((verdict.decision, "bold"), ": ", sentence(verdict)))
+        console.print(Text.assemble((verdict.decision, "bold"), ": ", sentence(verdict, results.study)))
     for text in _notices(results, quick):
         console.print(Text(text, style="yellow"))
 
 
-def _rich(table: Table, *, title: str) -> RichTable:
-    shown = RichTable(title=title, caption=table.caption, caption_justify="left", title_justify="left")
-    for name, side in zip(table.header, table.align, strict=True):
-        shown.add_column(name, justify="left" if side == "l" else "right", overflow="fold")
-    for row in table.rows:
+def _rich(results: Results) -> RichTable:
+    """The main table for a terminal of 80 columns: short headings, and the paper's numbers in one column."""
+    study, full = results.study, main_table(results)
+    deciding, *others = study.metrics.values()
+    names, caption = paper_columns(study), f"Teacher and student: {deciding}. {full.caption}"
+    shown = RichTable(
+        title=study.title, caption=caption, box=box.SIMPLE, show_lines=True, pad_edge=False, title_justify="left"
+    )
+    shown.caption_justify = "left"
+    shown.add_column("cell", min_width=20)
+    for name in ("teacher", "student", *others):
+        shown.add_column(name, justify="right", min_width=7)
+    shown.add_column("paper")
+    for cell, row in zip(study.cells, full.rows, strict=True):
+        paper = "\n".join(f"{name} {cell.paper[name]}" for name in names if name in cell.paper)
         # Text, because words of a study page are no markup.
-        shown.add_row(*map(Text, row))
+        shown.add_row(*map(Text, (*row[: 2 + len(study.metrics)], paper)))
     return shown
