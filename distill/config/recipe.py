@@ -127,6 +127,12 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             ("data.batch_size", "optim.accumulate"),
             f"batch_size={recipe.data.batch_size} does not split into {recipe.optim.accumulate} micro-batches",
         ),
+        (
+            recipe.optim.accumulate > 1 and any("drop" in key and value for key, value in student.image.extra.items()),
+            ("optim.accumulate", "student.image.extra"),
+            "accumulation looks at every micro-batch twice, and dropout would show it differently each time; "
+            "set optim.accumulate=1 or leave the dropout out",
+        ),
     ]
 
 

@@ -2,7 +2,7 @@
 
 The first six are Okabe and Ito's. The others were chosen one after the other, each the sRGB colour farthest (in OKLab,
 the worst of normal vision and simulated protanopia and deuteranopia) from all before it, things deep and stuff pale:
-deep ones lie at least 0.11 apart, pale ones at least 0.05. A legend with the names goes with every picture.
+deep ones lie at least 0.11 apart, pale ones at least 0.04. A legend with the names goes with every picture.
 """
 
 from collections.abc import Sequence

@@ -21,7 +21,7 @@ class Panel:
     metric: str
     title: str
     unit: str
-    scale: float
+    scale: int
 
 
 PANELS = (

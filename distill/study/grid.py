@@ -28,7 +28,7 @@ class Claim:
     better: str
     than: str
     metric: str
-    margin: float
+    margin: float | int
     source: str
 
 
@@ -36,9 +36,9 @@ class Claim:
 class Study:
     name: str
     title: str
-    minutes: float
+    minutes: float | int
     """Expected minutes for one seed on two CPU cores."""
-    quick_minutes: float
+    quick_minutes: float | int
     recipe: str
     cells: tuple[Cell, ...]
     claims: tuple[Claim, ...]
@@ -70,7 +70,7 @@ def _check_order(study: Study, path: Path) -> None:
         if cell.name in known:
             raise RecipeError(f"{path}: two cells are called {cell.name!r}")
         if cell.teacher is not None and cell.teacher not in known:
-            raise RecipeError(f"{path}: cell {cell.name!r} names the teacher {cell.teacher!r}, which is no earlier cell")
+            raise RecipeError(f"{path}: cell {cell.name!r} has the teacher {cell.teacher!r}, which is no earlier cell")
         known.add(cell.name)
     for claim in study.claims:
         for name in (claim.better, claim.than):

@@ -13,7 +13,7 @@ from distill.study.curves import draw_curves
 from distill.study.grid import Study
 from distill.study.page import Block, Claims, Heading, Listing, Paragraph, Picture, to_html, to_markdown
 from distill.study.pictures import draw_features, draw_segmentations, gallery
-from distill.study.results import Results, read_results, write_csv
+from distill.study.results import Finished, Results, read_results, write_csv
 from distill.study.statistics import Verdict, judge
 from distill.study.tables import (
     all_scores_table,
@@ -32,6 +32,8 @@ QUICK = (
     "This is the quick version of the study: it shows that everything runs. Runs this short have learnt too little for "
     "any verdict, whatever the table says."
 )
+ONE_SEED = "One seed: differences of this size may be noise, and no claim is decided."
+SETTLED = ("reproduced", "not reproduced")
 
 
 def write_report(study: Study, folder: Path, *, quick: bool) -> Path:
@@ -40,14 +42,38 @@ def write_report(study: Study, folder: Path, *, quick: bool) -> Path:
     Returns the HTML page. Equal results give equal files. Raises ValueError when no seed is complete.
     """
     results = read_results(study, folder)
-    verdicts = [judge(claim, results) for claim in study.claims]
+    unequal = unequal_seeds(results)
+    verdicts = verdicts_on(results, decisive=not quick and not unequal)
+    notices = [*([QUICK] if quick else []), *([ONE_SEED] if len(results.seeds) == 1 else []), *unequal]
     write_csv(results, folder / "results.csv")
-    blocks = content(results, verdicts, pictures=draw(results, folder), quick=quick)
+    blocks = content(results, verdicts, pictures=draw(results, folder), notices=notices)
     page = folder / "report.html"
     write_atomically(folder / "report.md", to_markdown(study.title, blocks))
     write_atomically(page, to_html(study.title, blocks))
-    _print(results, verdicts, quick=quick)
+    _print(results, verdicts, notices)
     return page
+
+
+def verdicts_on(results: Results, *, decisive: bool) -> list[Verdict]:
+    """Of every claim. Quick studies and seeds that do not compare are not decisive, whatever the rule says."""
+    verdicts = [judge(claim, results) for claim in results.study.claims]
+    if decisive:
+        return verdicts
+    return [replace(each, decision="not decided here") if each.decision in SETTLED else each for each in verdicts]
+
+
+def unequal_seeds(results: Results) -> list[str]:
+    """What differs between runs that should differ in their seed only, each difference once with its cells."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for cell in results.study.cells:
+        first, *others = results.of(cell.name)
+        for other in others:
+            for change in _changes(first, other):
+                found.setdefault((change, other.seed), []).append(cell.name)
+    return [
+        f"Seeds {results.seeds[0]} and {seed} do not compare, so no claim is decided: {change} in {', '.join(cells)}."
+        for (change, seed), cells in found.items()
+    ]
 
 
 def draw(results: Results, folder: Path) -> dict[str, Path]:
@@ -63,16 +89,15 @@ def draw(results: Results, folder: Path) -> dict[str, Path]:
     return drawn
 
 
-def content(results: Results, verdicts: list[Verdict], *, pictures: dict[str, Path], quick: bool) -> list[Block]:
+def content(results: Results, verdicts: list[Verdict], *, pictures: dict[str, Path], notices: list[str]) -> list[Block]:
     """The report from top to bottom."""
-    notices = [Paragraph(text, notice=True) for text in _notices(results, quick)]
     judged = [
         Heading("Claims"),
         Claims(items=tuple((each.decision, sentence(each, results.study)) for each in verdicts)),
     ]
     return [
         Paragraph(_opening(results)),
-        *notices,
+        *(Paragraph(text, notice=True) for text in notices),
         Heading("Results"),
         main_table(results),
         *(judged if verdicts else []),
@@ -101,7 +126,7 @@ def sentence(verdict: Verdict, study: Study) -> str:
     return (
         f"{said}{names[0]} scores {in_points(better, seeds=better.count)} and {names[1]} "
         f"{in_points(than, seeds=than.count)} in {metric}: a difference of {difference.mean:+.1f}{bar} points "
-        f"over {seeds}, asked for more than {claim.margin:g}.{_opposite(verdict)}"
+        f"over {seeds}; the claim asks for more than {claim.margin:g}.{_opposite(verdict)}"
     )
 
 
@@ -116,42 +141,23 @@ def _opening(results: Results) -> str:
     study = results.study
     run = results.of(study.cells[0].name)[0]
     taught = sum(cell.teacher is not None for cell in study.cells)
+    deciding, world = next(iter(study.metrics.values())), run.recipe.data.source == "scenes"
     return (
-        f"{len(study.cells)} runs of the recipe {study.recipe}, called cells, that differ only in the settings listed "
-        f"below; {taught} of them learn from the frozen student of another cell of the same seed. Every student is "
-        f"measured in the same way on {run.num_images:,} held-out pictures"
-        f"{' of the procedural world' if run.recipe.data.source == 'scenes' else ''}. Scores are in percent, "
-        f"differences in points, over {seeds_in_words(results)}. “{study.metrics[next(iter(study.metrics))]}” decides."
+        f"The study has {len(study.cells)} cells: runs of the recipe {study.recipe} that differ only in the settings "
+        f"listed below; {taught} of them learn from the frozen student of another cell of the same seed. Every "
+        f"student is measured in the same way on {run.num_images:,} held-out pictures"
+        f"{' of the procedural world' if world else ''}. Scores are in percent, differences in points, over "
+        f"{seeds_in_words(results)}. The deciding score is {deciding}."
     )
 
 
-def _notices(results: Results, quick: bool) -> list[str]:
-    found = [QUICK] if quick else []
-    if len(results.seeds) == 1:
-        found.append("One seed: differences of this size may be noise, and no claim is decided.")
-    return found + _unequal_seeds(results)
-
-
-def _unequal_seeds(results: Results) -> list[str]:
-    """Runs that should differ in their seed only, and do not."""
-    found = []
-    for cell in results.study.cells:
-        first, *others = results.of(cell.name)
-        for other in others:
-            # A run folder may move between two seeds; what its teacher is follows from the study.
-            changed = differences(
-                replace(first.recipe, run=Run()),
-                replace(other.recipe, run=Run()),
-                ignore=("run", "name", "seed", "teacher.checkpoint"),
-            )
-            if changed or first.num_images != other.num_images:
-                what = ", ".join([*changed, *_changed_count(first.num_images, other.num_images)])
-                found.append(f"Seeds {first.seed} and {other.seed} of {cell.name} are not comparable: {what}.")
-    return found
-
-
-def _changed_count(first: int, other: int) -> list[str]:
-    return [] if first == other else [f"measured on {first} -> {other} pictures"]
+def _changes(first: Finished, other: Finished) -> list[str]:
+    """Where a run's folder lies may change between seeds; who its teacher is follows from the study."""
+    before, after = replace(first.recipe, run=Run()), replace(other.recipe, run=Run())
+    changes = differences(before, after, ignore=("run", "name", "seed", "teacher.checkpoint"))
+    if first.num_images != other.num_images:
+        changes.append(f"measured on {first.num_images} -> {other.num_images} pictures")
+    return changes
 
 
 def _pictures(results: Results, drawn: dict[str, Path]) -> list[Block]:
@@ -190,30 +196,27 @@ def _measured_under(results: Results) -> str:
     return f"Measured under: {' / '.join(places)}."
 
 
-def _print(results: Results, verdicts: list[Verdict], *, quick: bool) -> None:
+def _print(results: Results, verdicts: list[Verdict], notices: list[str]) -> None:
     console = Console()
     console.print(_rich(results))
+    deciding = next(iter(results.study.metrics.values()))
+    console.print(Text(f"Teacher and student: {deciding}. {main_table(results).caption}\n", style="dim"))
     for verdict in verdicts:
         console.print(Text.assemble((verdict.decision, "bold"), ": ", sentence(verdict, results.study)))
-    for text in _notices(results, quick):
+    for text in notices:
         console.print(Text(text, style="yellow"))
 
 
 def _rich(results: Results) -> RichTable:
-    """The main table for a terminal of 80 columns: short headings, and the paper's numbers in one column."""
-    study, full = results.study, main_table(results)
-    deciding, *others = study.metrics.values()
-    names, caption = paper_columns(study), f"Teacher and student: {deciding}. {full.caption}"
-    shown = RichTable(
-        title=study.title, caption=caption, box=box.SIMPLE, show_lines=True, pad_edge=False, title_justify="left"
-    )
-    shown.caption_justify = "left"
-    shown.add_column("cell", min_width=20)
+    """The main table for a terminal of 80 columns: short headings, and the paper's numbers under a cell's title."""
+    study, (_, *others) = results.study, results.study.metrics.values()
+    shown = RichTable(title=study.title, title_justify="left", box=box.SIMPLE, show_lines=True, padding=(0, 1, 0, 0))
+    shown.add_column("cell", width=22)
     for name in ("teacher", "student", *others):
-        shown.add_column(name, justify="right", min_width=7)
-    shown.add_column("paper")
-    for cell, row in zip(study.cells, full.rows, strict=True):
-        paper = "\n".join(f"{name} {cell.paper[name]}" for name in names if name in cell.paper)
+        shown.add_column(name, justify="right", overflow="fold")
+    for cell, row in zip(study.cells, main_table(results).rows, strict=True):
+        paper = ", ".join(f"{name} {cell.paper[name]}" for name in paper_columns(study) if name in cell.paper)
         # Text, because words of a study page are no markup.
-        shown.add_row(*map(Text, (*row[: 2 + len(study.metrics)], paper)))
+        title = Text(cell.title) + Text(f"\npaper: {paper}" if paper else "", style="dim")
+        shown.add_row(title, *map(Text, row[1 : 2 + len(study.metrics)]))
     return shown

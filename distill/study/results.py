@@ -10,7 +10,8 @@ from typing import Any
 from distill.config import Recipe, recipe_from_file
 from distill.study.grid import Cell, Study
 
-Line = dict[str, float | None]
+Line = dict[str, float | int | None]
+"""JSON writes a whole number without its point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +25,14 @@ class Finished:
     settings: dict[str, dict[str, Any]]
     """How each task was measured."""
     num_images: int
-    measure_seconds: float
+    measure_seconds: float | int
     environment: dict[str, str]
     metrics: tuple[Line, ...]
     """The lines of metrics.jsonl, each with its `step`."""
     summary: dict[str, Any]
     recipe: Recipe
 
-    def course(self, name: str) -> tuple[list[float], list[float]]:
+    def course(self, name: str) -> tuple[list[float | int], list[float | int]]:
         """Steps and values of one number of metrics.jsonl; both empty where the run has no such number."""
         points = [(line["step"], line[name]) for line in self.metrics if line.get(name) is not None]
         return [step for step, _ in points], [value for _, value in points]
@@ -50,7 +51,7 @@ class Results:
         """The runs of a cell, in the order of the seeds."""
         return [self.runs[cell, seed] for seed in self.seeds]
 
-    def scores(self, cell: str, metric: str) -> list[float | None]:
+    def scores(self, cell: str, metric: str) -> list[float | int | None]:
         """One score per seed; None where it was not measured."""
         return [run.scores.get(metric) for run in self.of(cell)]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from distill.config import Recipe
-from distill.study.grid import Cell, Study, cell_recipe, load_study
+from distill.study.grid import Cell, cell_recipe, load_study
 from distill.study.measure import measure
 from distill.study.report import write_report
 from distill.train.guard import FINISHED
 from distill.train.journal import write_atomically
 from distill.train.loop import run_folder, train
+from distill.train.resume import refuse_another_recipe
 
 
 def run_study(
@@ -44,8 +45,12 @@ def run_study(
 
 
 def _carry_out(recipe: Recipe, cell: Cell) -> int:
-    """Train and measure one cell, unless `scores.json` in its folder says that this was done."""
+    """Train and measure one cell, unless `scores.json` in its folder says that this was done.
+
+    Raises ValueError when the folder holds a run of other settings.
+    """
     run = run_folder(recipe)
+    refuse_another_recipe(run, recipe)
     if (run / "scores.json").exists():
         return FINISHED
     code = train(recipe)
@@ -53,12 +58,3 @@ def _carry_out(recipe: Recipe, cell: Cell) -> int:
         return code
     write_atomically(run / "scores.json", json.dumps(measure(run), indent=1))
     return FINISHED
-
-
-def finished_seeds(study: Study, folder: Path) -> list[int]:
-    """Seeds for which every cell of the study has been measured."""
-    first = study.cells[0].name
-    seeds = [int(path.parent.name.rsplit("seed", 1)[1]) for path in folder.glob(f"{first}-seed*/scores.json")]
-    return sorted(
-        seed for seed in seeds if all((folder / f"{cell.name}-seed{seed}/scores.json").exists() for cell in study.cells)
-    )

@@ -41,12 +41,12 @@ class Verdict:
     difference: Spread | None
 
 
-def points(results: Results, cell: str, metric: str) -> list[float | None]:
+def points(results: Results, cell: str, metric: str) -> list[float | int | None]:
     """One score per seed; None where it was not measured."""
     return [None if score is None else 100 * score for score in results.scores(cell, metric)]
 
 
-def spread(values: Sequence[float | None]) -> Spread | None:
+def spread(values: Sequence[float | int | None]) -> Spread | None:
     """Over the values that exist; None when there are none."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
@@ -68,7 +68,7 @@ def judge(claim: Claim, results: Results) -> Verdict:
     )
 
 
-def decide(difference: Spread | None, margin: float) -> Decision:
+def decide(difference: Spread | None, margin: float | int) -> Decision:
     """The module's rule."""
     if difference is None:
         return "not decided here"

@@ -130,12 +130,14 @@ def _class_table(results: Results, task: str) -> Table:
     return _by_cell(results, first="class: IoU, %", rows=rows, fold=f"Every class: {task}")
 
 
-def _class_points(runs: list[Finished], task: str, name: str) -> list[float | None]:
+def _class_points(runs: list[Finished], task: str, name: str) -> list[float | int | None]:
     shares = [run.per_class.get(task, {}).get(name) for run in runs]
     return [None if share is None else 100 * share for share in shares]
 
 
-def _by_cell(results: Results, *, first: str, rows: list[tuple[str, list[list[float | None]]]], fold: str) -> Table:
+def _by_cell(
+    results: Results, *, first: str, rows: list[tuple[str, list[list[float | int | None]]]], fold: str
+) -> Table:
     seeds = len(results.seeds)
     return Table(
         header=(first, *(cell.title for cell in results.study.cells)),
@@ -159,7 +161,7 @@ def _cost(cell: Cell, runs: list[Finished]) -> tuple[str, ...]:
     )
 
 
-def _mean_seconds(seconds: list[float]) -> str:
+def _mean_seconds(seconds: list[float | int]) -> str:
     found = spread(seconds)
     return NOTHING if found is None else f"{found.mean:,.0f}"
 

@@ -34,7 +34,7 @@ def backward_in_pieces(
 ) -> Losses:
     """Leave in `.grad` what one backward pass over the whole batch would have left; returns that batch's losses.
 
-    Dropout would differ between the two passes, so recipes with it are refused when they are composed.
+    Dropout would differ between the two passes, so recipes with it are refused.
     """
     pieces = split(batch, parts.recipe.optim.accumulate)
     contrast, offsets = _look_at_everything(

@@ -69,7 +69,7 @@ def publish(run: Path, step: int) -> Path:
     files = sorted(path for path in unfinished.iterdir() if path.name != "manifest.json")
     manifest = {"format": FORMAT, "step": step, "sha256": {path.name: _sha256(path) for path in files}}
     (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    for path in unfinished.iterdir():
+    for path in [*unfinished.iterdir(), unfinished]:
         _sync(path)
     if final.exists():  # a broken one of the same step: the resumed run wrote it anew
         shutil.rmtree(final)
@@ -87,6 +87,8 @@ def verify(folder: Path) -> Checkpoint:
         raise BrokenCheckpoint(f"{folder}: the manifest cannot be read ({error})") from error
     if version > FORMAT:
         raise ValueError(f"{folder} was written by a newer version (format {version}; this one reads up to {FORMAT})")
+    if folder.name.startswith("step_") and folder.name != folder_of(folder, step).name:
+        raise BrokenCheckpoint(f"{folder}: the manifest is of step {step}")
     for name, expected in sums.items():
         path = folder / name
         if not path.exists():

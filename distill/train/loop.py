@@ -147,6 +147,9 @@ class Training:
     def carry_out(self, stop: StopRequest) -> int:
         """Step until the end or until asked to stop."""
         self._announce()
+        if self.step == self.recipe.optim.steps and (self.run / "summary.json").exists():
+            self.journal.say("nothing is left to do; choose another run.name to train again")
+            return FINISHED
         if self.recipe.evaluate.baselines and self.step == 0:
             self._evaluate_baselines()
         recipe, clock = self.recipe, Clock(self.stream, self.recipe.data.batch_size, step=self.step)

@@ -90,7 +90,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, parts: Parts, tensors: 
     for full_name, value in tensors.items():
         key, name = full_name.split("/", 1)
         # `step` stays on the CPU unless the optimiser is fused or capturable; torch wants it beside the parameter then.
-        optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
+        # A copy, because a loaded tensor lies in its file, which pruning will delete.
+        optimizer.state[parameters[name]][key] = value.to(parameters[name].device, copy=True)
 
 
 def _generators() -> dict[str, Tensor]:
