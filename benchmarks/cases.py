@@ -159,7 +159,9 @@ class Case:
             outputs.append(learner.encoder.image(self.batch.local_crops.flatten(0, 1)).cls)
         if self.batch.captions is not None:
             outputs.append(learner.encoder.text(self.batch.captions.flatten(0, 1)))
-        last = replace(student, cls=student.cls[-len(self.batch.ids) :], patches=student.patches[-len(self.batch.ids) :])
+        last = replace(
+            student, cls=student.cls[-len(self.batch.ids) :], patches=student.patches[-len(self.batch.ids) :]
+        )
         if teacher.image is None:
             return outputs, last, replace(student, patches=student.patches[: len(self.batch.ids)]).detach()
         return outputs, last, teacher.targets(self.batch, None).tokens

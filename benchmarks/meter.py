@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 Work = Callable[[], object]
 
@@ -99,15 +100,28 @@ def peak_bytes(work: Work, device: torch.device) -> int:
 
 def count_flops(work: Work) -> int:
     """Floating-point operations of the matrix products and attention of one call; a multiply-add is two."""
-    aten = torch.ops.aten
-    with FlopCounterMode(display=False, custom_mapping={aten.addmm_: _addmm_flops}) as counter:
+    counter = _FlopCounter()
+    with counter:
         work()
-    return counter.get_total_flops()
+    return counter.total
 
 
-def _addmm_flops(own: torch.Size, left: torch.Size, right: torch.Size, *_: object, **__: object) -> int:
-    """torch counts `addmm` and forgets `addmm_`, which adds up the prototypes' gradients."""
-    return 2 * left[0] * left[1] * right[1]
+class _FlopCounter(TorchDispatchMode):
+    """torch's own formulas without its FlopCounterMode, which fails on the autograd.grad inside the patch loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        options = options or {}
+        result = operation(*arguments, **options)
+        # torch counts `addmm` and forgets `addmm_`, which adds up the prototypes' gradients.
+        kind = operation._overloadpacket
+        formula = flop_registry.get(torch.ops.aten.addmm if kind is torch.ops.aten.addmm_ else kind)
+        if formula is not None:
+            self.total += formula(*arguments, **options, out_val=result)
+        return result
 
 
 def _wait(device: torch.device) -> None:

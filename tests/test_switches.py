@@ -363,6 +363,7 @@ def test_the_device_is_asked_of_accelerate(device: str, on_cpu: bool, tmp_path: 
         return Accelerator(**named)
 
     monkeypatch.setattr(loop, "Accelerator", accelerator)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     with own_accelerator():
         loop.build_accelerator(tiny(tmp_path, f"run.device={device}"))
     assert asked[0]["cpu"] is on_cpu

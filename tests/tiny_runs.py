@@ -100,15 +100,20 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in numbers(run) if "loss" in line]
 
 
-def start(arguments: Sequence[str], **environment: str) -> BaseProcess:
-    """A run in its own process, which starts in a fraction of a second and exits with the run's code."""
-    child = _context.Process(target=_carry_out, args=(list(arguments), environment))
+def start(arguments: Sequence[str], *, log: Path | None = None, **environment: str) -> BaseProcess:
+    """A run in its own process, which starts in a fraction of a second and exits with the run's code.
+
+    What it says is appended to `log`.
+    """
+    child = _context.Process(target=_carry_out, args=(list(arguments), log, environment))
     child.start()
     return child
 
 
-def _carry_out(arguments: list[str], environment: dict[str, str]) -> None:
+def _carry_out(arguments: list[str], log: Path | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    if log is not None:
+        sys.stderr = log.open("a", buffering=1)
     import torch
 
     torch.set_num_threads(1)

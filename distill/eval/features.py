@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from distill.contracts import ImageEncoder, Tokens
-from distill.eval.things import Masks
+from distill.contracts import ImageEncoder, SegmentationSet, Tokens
 
 Kind = Literal["value", "final"]
 Precision = Literal["fp32", "bf16"]
@@ -91,7 +90,7 @@ def resize_short_side(pixels: Float[Tensor, "B 3 H W"], short_side: int | None) 
     return functional.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def batches(data: Masks, batch_size: int) -> Iterator[tuple[Float[Tensor, "B 3 H W"], Int[Tensor, "B H W"]]]:
+def batches(data: SegmentationSet, batch_size: int) -> Iterator[tuple[Float[Tensor, "B 3 H W"], Int[Tensor, "B H W"]]]:
     """Every picture of the set once, pictures of equal size together; at most 4 batches are held back."""
     if isinstance(data, InBatches):
         for start in range(0, len(data), batch_size):

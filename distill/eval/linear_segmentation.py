@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from distill.contracts import ImageEncoder, Tokens
+from distill.contracts import ImageEncoder, SegmentationSet, Tokens
 from distill.encoders.dual import DualEncoder
 from distill.eval.dense import LinearScores, best_class
 from distill.eval.features import Kind, Precision, batches, patch_map, resize_short_side, tokens
 from distill.eval.metrics import TaskResult, confusion_matrix, segmentation_result
-from distill.eval.things import Masks, num_things_of
+from distill.eval.things import num_things_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,9 @@ class LinearSettings:
 
 
 @torch.no_grad()
-def evaluate(encoder: DualEncoder, train_set: Masks, data: Masks, settings: LinearSettings) -> TaskResult:
+def evaluate(
+    encoder: DualEncoder, train_set: SegmentationSet, data: SegmentationSet, settings: LinearSettings
+) -> TaskResult:
     """Fit on `train_set`, score on `data`: the same values as zero-shot segmentation.
 
     Raises ValueError when the two sets differ in their classes.
@@ -64,7 +66,7 @@ def evaluate(encoder: DualEncoder, train_set: Masks, data: Masks, settings: Line
 
 
 @torch.no_grad()
-def fit(image: ImageEncoder, train_set: Masks, settings: LinearSettings) -> LinearScores:
+def fit(image: ImageEncoder, train_set: SegmentationSet, settings: LinearSettings) -> LinearScores:
     """The probe as weights on raw features. Classes that never occur score 0 everywhere."""
     moments = Moments()
     for pixels, labels in batches(train_set, settings.batch_size):

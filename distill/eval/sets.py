@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.config import Granularity, Recipe
+from distill.contracts import SegmentationSet
 from distill.data.scenes import SceneWorld
 from distill.eval.datasets import (
     ClassFolder,
@@ -15,7 +16,6 @@ from distill.eval.datasets import (
 )
 from distill.eval.knn import ClassifiedPictures
 from distill.eval.retrieval import CaptionedPictures
-from distill.eval.things import Masks
 
 CAPTIONS: tuple[Granularity, Granularity] = ("alt", "detailed")
 """What the procedural world's CLS 1 and the last CLS are asked to retrieve: fixed, so that recipes compare."""
@@ -29,8 +29,8 @@ class EvaluationData:
     """Side of the pictures the encoder was trained on, pixels."""
     short_side: int | None
     """Size that pictures with masks are brought to; None where they have the right one."""
-    segmentation: Masks | None = None
-    segmentation_train: Masks | None = None
+    segmentation: SegmentationSet | None = None
+    segmentation_train: SegmentationSet | None = None
     captions: tuple[CaptionedPictures, CaptionedPictures] | None = None
     """The same pictures with what the first and what the last CLS token should retrieve."""
     classes: ClassifiedPictures | None = None
@@ -58,7 +58,7 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
     return EvaluationData(**sets)
 
 
-def _masks(recipe: Recipe, world: SceneWorld | None, split: str, num_images: int | None, drawn: int) -> Masks:
+def _masks(recipe: Recipe, world: SceneWorld | None, split: str, num_images: int | None, drawn: int) -> SegmentationSet:
     if recipe.evaluate.segmentation is not None:
         return FolderSegmentation(_folder(recipe, "segmentation"), split, limit=num_images)
     return SceneMasks(_needed(world, "segmentation"), "train" if split == "train" else "heldout", drawn)

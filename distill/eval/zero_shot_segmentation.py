@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distill.contracts import ImageEncoder
+from distill.contracts import ImageEncoder, SegmentationSet
 from distill.encoders.dual import DualEncoder
 from distill.eval.dense import LinearScores, best_class, best_class_in_windows, window_grid
 from distill.eval.features import Kind, Precision, batches, patch_map, resize_short_side, tokens, unit
 from distill.eval.metrics import TaskResult, confusion_matrix, segmentation_result
 from distill.eval.prompts import check_templates, class_embeddings, zeroed
-from distill.eval.things import Masks, num_things_of
+from distill.eval.things import num_things_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class ZeroShotSettings:
 
 
 @torch.no_grad()
-def evaluate(encoder: DualEncoder, data: Masks, settings: ZeroShotSettings) -> TaskResult:
+def evaluate(encoder: DualEncoder, data: SegmentationSet, settings: ZeroShotSettings) -> TaskResult:
     """`miou`, `pixel_accuracy` and, where the set tells things from stuff, `miou_things` and `miou_stuff`."""
     num_classes = len(data.class_names)
     scores = class_scores(encoder, data.class_names, settings)

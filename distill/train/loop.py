@@ -1,6 +1,7 @@
 """The training loop: from a recipe to a finished run folder."""
 
 import json
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -44,7 +45,8 @@ def train(recipe: Recipe) -> int:
 
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
-    on_cpu = recipe.run.device == "cpu"
+    # Without being told, accelerate takes launched processes that find no GPU for as many runs of their own.
+    on_cpu = recipe.run.device == "cpu" or not torch.accelerator.is_available()
     tracker = None if recipe.run.tracker == "none" else recipe.run.tracker
     accelerator = Accelerator(
         cpu=on_cpu,
@@ -52,9 +54,21 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         log_with=tracker,
         project_dir=run_folder(recipe),
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ValueError(
+            f"{launched} processes were launched and accelerate joins {accelerator.num_processes}: each would train "
+            "alone in the same folder; use a page of recipes/launch/ that fits this machine, or torchrun"
+        )
     if tracker is not None and not accelerator.log_with:
         # accelerate would drop it without a word.
         raise ValueError(f"run.tracker={tracker}: its package is not installed; `pip install {tracker}`")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise ValueError(
+            f"{started} processes were started, but each would train alone: on CPUs add run.device=cpu, and start them "
+            "with recipes/launch/cpu_2.yaml or torchrun"
+        )
     if recipe.data.batch_size % (accelerator.num_processes * recipe.optim.accumulate):
         raise ValueError(
             f"data.batch_size={recipe.data.batch_size} does not split over {accelerator.num_processes} processes "
@@ -109,6 +123,8 @@ class Training:
         self.journal = Journal(
             run, title=recipe.name, steps=recipe.optim.steps, first_step=self.step, is_main=accelerator.is_main_process
         )
+        if recipe.run.tracker != "none":
+            accelerator.init_trackers(recipe.name)
         self.guard = FiniteGuard()
         self.best: tuple[float, int] | None = found.state()["best"] if found else None
         # A run that was killed between its last checkpoint and its summary has its scores in the journal.
@@ -206,8 +222,7 @@ class Training:
         metrics = dict(zip(values, averaged, strict=True)) | clock.read(self.step)
         metrics["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
         self.journal.log(self.step, metrics)
-        if self.accelerator.log_with:
-            self.accelerator.log(metrics, step=self.step)
+        self.accelerator.log(metrics, step=self.step)
 
     def _evaluate(self, last: bool) -> None:
         """Measure the student on held-out pictures, on the main process."""
