@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from distill.config import Recipe, recipe_dict
-from distill.contracts import Batch, Tokens
+from distill.contracts import Batch
 from distill.data.loader import BatchStream
 from distill.data.sources import open_source
 from distill.objective.patch import patch_weights, select
@@ -99,11 +99,11 @@ class Case:
         """`bare`, and plain projection heads and prototype scores of the supervised patches on top, both sides."""
         learner, teacher = self.training.parts.learner, self.training.parts.teacher
         with self.accelerator.autocast():
-            outputs, student, taught = self._towers()
+            outputs, heard_BND, taught_BND = self._towers()
             weights_BN = self._patch_weights()
-            scores_MK = _scores(learner.heads.patch, select(student.patches, weights_BN).tokens)
+            scores_MK = _scores(learner.heads.patch, select(heard_BND, weights_BN).tokens)
             with torch.no_grad():
-                _scores(teacher.heads.patch, select(taught.patches, weights_BN).tokens)
+                _scores(teacher.heads.patch, select(taught_BND, weights_BN).tokens)
         outputs = [*outputs, scores_MK]
         if self._all_cotangents is None:
             self._all_cotangents = [_cotangent(output) for output in outputs]
@@ -149,9 +149,9 @@ class Case:
         self.training.stream.close()
         self.training.journal.__exit__(None, None, None)
 
-    def _towers(self) -> tuple[list[Tensor], Tokens, Tokens]:
-        """Outputs with history; the tokens the patch loss hears; the tokens it compares them with."""
-        learner, teacher = self.training.parts.learner, self.training.parts.teacher
+    def _towers(self) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Outputs with history; the patches [B, N, D] that the patch loss hears; those it compares them with."""
+        learner, teacher, num_images = self.training.parts.learner, self.training.parts.teacher, len(self.batch.ids)
         pixels, hidden = self._inputs
         student = learner.encoder.image(pixels, hidden)
         outputs = [student.cls, student.patches]
@@ -159,12 +159,9 @@ class Case:
             outputs.append(learner.encoder.image(self.batch.local_crops.flatten(0, 1)).cls)
         if self.batch.captions is not None:
             outputs.append(learner.encoder.text(self.batch.captions.flatten(0, 1)))
-        last = replace(
-            student, cls=student.cls[-len(self.batch.ids) :], patches=student.patches[-len(self.batch.ids) :]
-        )
         if teacher.image is None:
-            return outputs, last, replace(student, patches=student.patches[: len(self.batch.ids)]).detach()
-        return outputs, last, teacher.targets(self.batch, None).tokens
+            return outputs, student.patches[-num_images:], student.patches[:num_images].detach()
+        return outputs, student.patches[-num_images:], teacher.targets(self.batch, None).tokens.patches
 
     def _patch_weights(self) -> Tensor:
         patch = self.recipe.objective.patch

@@ -23,7 +23,7 @@ STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.07
 
 @dataclass(frozen=True)
 class PatchSizes:
-    images: int = 8
+    images: int = 4
     patches: int = 196
     width: int = 384
     hidden: int = 2048
@@ -100,7 +100,7 @@ class PatchLoss:
         loss.backward()
         self.head.zero_grad()
         self.tokens_BND.grad = None
-        return float(loss)
+        return float(loss.detach())
 
 
 @dataclass(frozen=True)

@@ -25,20 +25,27 @@ class Flops:
 
 
 @dataclass(frozen=True)
+class Bare:
+    """Rounds of the passes a step is compared with, the most memory they add, and the step's phases in seconds."""
+
+    towers: list[Spent]
+    with_heads: list[Spent]
+    peak: int
+    phases: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Measured:
-    """One case: rounds of each work, and what needs no repetition. `peak` bytes are beyond `held`."""
+    """One case. `peak` bytes are beyond `held`. Steps of micro-batches have no bare passes of their own."""
 
     name: str
     batch_size: int
     draw: list[Spent]
     step: list[Spent]
-    bare: list[Spent]
-    with_heads: list[Spent]
-    phases: dict[str, float]
     held: Held
     peak: int
-    bare_peak: int
     flops: Flops
+    bare: Bare | None
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,12 @@ def measure_cases(cases: list[Case], *, repeats: int) -> list[Measured]:
     """Warm every case up while counting its FLOPs, look at its memory, then time all of them round by round."""
     device = cases[0].device
     flops = {case.name: _flops(case) for case in cases}
-    peaks = {case.name: (peak_bytes(case.step, device), peak_bytes(case.bare, device)) for case in cases}
+    peaks = {case.name: peak_bytes(case.step, device) for case in cases}
     works: dict[str, Work] = {}
     for case in cases:
-        works |= {f"{case.name}/step": case.step, f"{case.name}/bare": case.bare}
-        works |= {f"{case.name}/heads": case.bare_with_heads, f"{case.name}/draw": case.draw}
+        works |= {f"{case.name}/step": case.step, f"{case.name}/draw": case.draw}
+        if in_one_piece(case):
+            works |= {f"{case.name}/bare": case.bare, f"{case.name}/heads": case.bare_with_heads}
     rounds = interleaved(works, repeats=repeats, device=device)
     return [
         Measured(
@@ -63,16 +71,27 @@ def measure_cases(cases: list[Case], *, repeats: int) -> list[Measured]:
             batch_size=case.recipe.data.batch_size,
             draw=rounds[f"{case.name}/draw"],
             step=rounds[f"{case.name}/step"],
-            bare=rounds[f"{case.name}/bare"],
-            with_heads=rounds[f"{case.name}/heads"],
-            phases=_phases(case, repeats=max(1, repeats // 2)),
             held=case.held(),
-            peak=peaks[case.name][0],
-            bare_peak=peaks[case.name][1],
+            peak=peaks[case.name],
             flops=flops[case.name],
+            bare=_bare(case, rounds) if in_one_piece(case) else None,
         )
         for case in cases
     ]
+
+
+def in_one_piece(case: Case) -> bool:
+    return case.recipe.optim.accumulate == 1
+
+
+def _bare(case: Case, rounds: dict[str, list[Spent]]) -> Bare:
+    towers = rounds[f"{case.name}/bare"]
+    return Bare(
+        towers=towers,
+        with_heads=rounds[f"{case.name}/heads"],
+        peak=peak_bytes(case.bare, case.device),
+        phases=_phases(case, repeats=max(1, len(towers) // 2)),
+    )
 
 
 def measure_works(works: dict[str, Work], *, repeats: int, device: torch.device) -> dict[str, MeasuredWork]:
@@ -83,12 +102,15 @@ def measure_works(works: dict[str, Work], *, repeats: int, device: torch.device)
 
 
 def _flops(case: Case) -> Flops:
-    """FLOPs are counted without torch.compile, which hides the operations, and by the way warm the case up."""
+    """Counted without torch.compile, which hides the operations. Warms the case up."""
     if not case.recipe.compile:
         return Flops(
-            step=count_flops(case.step), towers=count_flops(case.bare), with_heads=count_flops(case.bare_with_heads)
+            step=count_flops(case.step),
+            towers=count_flops(case.bare) if in_one_piece(case) else 0,
+            with_heads=count_flops(case.bare_with_heads) if in_one_piece(case) else 0,
         )
-    case.step(), case.bare(), case.bare_with_heads()
+    for work in (case.step, *((case.bare, case.bare_with_heads) if in_one_piece(case) else ())):
+        work()
     eager = Case(case.name, replace(case.recipe, compile=False), run=case.run / "eager", accelerator=case.accelerator)
     try:
         return _flops(eager)
@@ -102,10 +124,7 @@ def _phases(case: Case, *, repeats: int) -> dict[str, float]:
 
 
 def phase_seconds(case: Case) -> dict[str, float]:
-    """Seconds per phase of one step, on the clock of `Spent.on`. On a GPU every phase is waited for.
-
-    With micro-batches the objective is called in pieces that are not watched and count as `rest`.
-    """
+    """Seconds per phase of one step in one piece, on the clock of `Spent.on`. On a GPU every phase is waited for."""
     training, parts = case.training, case.training.parts
     calls = [
         ("student forward", training.model, "forward"),

@@ -59,7 +59,7 @@ def show(record: Record, console: Console) -> None:
     for table in record.tables:
         shown = RichTable(title=table.title, caption=table.note, title_justify="left", caption_justify="left")
         for number, column in enumerate(table.columns):
-            shown.add_column(column, justify="left" if number == 0 else "right")
+            shown.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)

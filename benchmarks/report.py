@@ -42,7 +42,7 @@ def _speed(cases: list[Measured], title: str, device: torch.device) -> Table:
             "draw": _rounds(case.draw),
             "held_bytes": asdict(case.held),
             "peak_bytes_beyond_held": case.peak,
-            "peak_bytes_bare_beyond_held": case.bare_peak,
+            "flops": case.flops.step,
         }
     note = (
         "Steps on a batch that is ready; `draw` makes one, in the background of a real run. Held: parameters, teacher "
@@ -55,27 +55,29 @@ def _speed(cases: list[Measured], title: str, device: torch.device) -> Table:
 def _overhead(cases: list[Measured], title: str, device: torch.device) -> Table:
     rows, numbers = [], {}
     for case in cases:
-        towers, heads = ratio(case.step, case.bare, device), ratio(case.step, case.with_heads, device)
-        flops = case.flops
+        if case.bare is None:
+            continue
+        towers, heads = ratio(case.step, case.bare.towers, device), ratio(case.step, case.bare.with_heads, device)
         rows.append(
             [
                 case.name,
-                _seconds(middle(case.bare).on(device)),
-                _seconds(middle(case.with_heads).on(device)),
+                _seconds(middle(case.bare.towers).on(device)),
+                _seconds(middle(case.bare.with_heads).on(device)),
                 _seconds(middle(case.step).on(device)),
                 _more(towers),
-                _percent(flops.step / flops.towers),
+                _percent(case.flops.step / case.flops.towers),
                 _more(heads),
-                f"{flops.step / 1e9:.1f}",
+                f"{case.peak / case.bare.peak:.2f}×",
+                f"{case.flops.step / 1e9:,.4g}",
             ]
         )
         numbers[case.name] = {
-            "bare": _rounds(case.bare),
-            "bare_with_heads": _rounds(case.with_heads),
+            "bare": _rounds(case.bare.towers),
+            "bare_with_heads": _rounds(case.bare.with_heads),
             "step_over_towers": asdict(towers),
             "step_over_towers_with_heads": asdict(heads),
-            "flops": asdict(flops),
-            "peak_bytes_over_bare": case.peak / case.bare_peak,
+            "flops": asdict(case.flops),
+            "bare_peak_bytes_beyond_held": case.bare.peak,
         }
     note = (
         "Bare: forward and backward of the same towers on the same inputs, the teacher's pass included, no loss. With "
@@ -91,6 +93,7 @@ def _overhead(cases: list[Measured], title: str, device: torch.device) -> Table:
         "over towers",
         "by FLOPs",
         "over towers and heads",
+        "peak over towers",
         "GFLOP/step",
     ]
     return Table(f"{title}: overhead of the step", note, columns, rows, numbers)
@@ -99,13 +102,15 @@ def _overhead(cases: list[Measured], title: str, device: torch.device) -> Table:
 def _phases(cases: list[Measured], title: str, device: torch.device) -> Table:
     rows, numbers = [], {}
     for case in cases:
-        seconds = {"data": middle(case.draw).on(device)} | case.phases
+        if case.bare is None:
+            continue
+        seconds = {"data": middle(case.draw).on(device)} | case.bare.phases
         whole = sum(seconds.values())
         rows.append([case.name, *(f"{part / whole:.1%}" for part in seconds.values())])
         numbers[case.name] = seconds
     note = (
-        "Shares of data and step together. The objective includes the gradient of the prototype head; in four "
-        "micro-batches its pieces count as rest, and forward includes the first pass."
+        "Shares of data and step together. The objective includes the gradient of the prototype head, which it "
+        "computes at once; backward is mostly the towers'."
     )
     return Table(f"{title}: where the time goes", note, ["case", "data", *PHASES], rows, numbers)
 
@@ -145,7 +150,7 @@ def accumulation(one: Measured, four: Measured, device: torch.device) -> Table:
             _seconds(middle(case.step).on(device)),
             _size(case.peak),
             _size(case.held.total + case.peak),
-            f"{case.flops.step / 1e9:.1f}",
+            f"{case.flops.step / 1e9:,.4g}",
         ]
         for case in (one, four)
     ]
@@ -196,7 +201,7 @@ def utilisation(cases: list[Measured], *, peak_tflops: float) -> Table:
     rows, numbers = [], {}
     for case in cases:
         seconds = middle(case.step).wall
-        useful = min(case.flops.step, cases[0].flops.step) if "accumulate" in case.name else case.flops.step
+        useful = case.flops.step if case.bare is not None else cases[0].flops.step
         share = useful / seconds / (peak_tflops * 1e12)
         rows.append([case.name, f"{useful / 1e12:.2f}", _seconds(seconds), f"{share:.1%}"])
         numbers[case.name] = {"flops": useful, "step_seconds": seconds, "share_of_peak": share}

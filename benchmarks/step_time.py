@@ -82,24 +82,23 @@ class Bench:
         self._case("ibotpp", "ibotpp", words)
         self._case("vanilla", "vanilla", [*words, f"teacher.checkpoint={teacher}"])
         measured = self._measure(["ibot", "ibotpp", "vanilla"], repeats=self.options.repeats)
-        batch = ibot.recipe.data.batch_size
-        self.tables += report.steps(measured, f"Recipes of the small world, batch {batch}", self.device)
+        self.tables += report.steps(measured, self._title("Recipes of the small world", ibot), self.device)
 
     def vit_small(self) -> None:
         """iBOT++ at a realistic size, and two switches: head-only EMA, and four micro-batches."""
         words = [*VIT_SMALL, *(TINY if self.options.tiny else [])]
-        self._family("ViT-S", words, "ViT-S/16, 224 px, 32,768 prototypes, batch 8")
+        self._family("ViT-S", words, "iBOT++ on ViT-S/16")
 
     def gpu(self) -> None:
         """iBOT++ on ViT-B/14 with TIPSv2's architecture, compiled, and the same two switches."""
-        words = [*VIT_BASE, f"data.batch_size={self.options.gpu_batch}"]
-        title = f"ViT-B/14 (TIPSv2), 224 px, bf16, compiled, batch {self.options.gpu_batch}"
-        measured = self._family("ViT-B", words, title)
+        words = [*VIT_BASE, f"data.batch_size={self.options.gpu_batch}", *(TINY if self.options.tiny else [])]
+        measured = self._family("ViT-B", words, "iBOT++ on ViT-B/14 (TIPSv2), compiled")
         self.tables.append(report.utilisation(measured, peak_tflops=self.options.peak_tflops))
 
     def patch(self) -> None:
         """Hearing all patches against hearing the hidden ones, chunked and written out."""
-        sizes = PatchSizes(4, 16, 16, 16, 8, 64) if self.options.tiny else PatchSizes()
+        sizes = PatchSizes(images=self.options.gpu_batch) if self.options.gpu else PatchSizes()
+        sizes = PatchSizes(4, 16, 16, 16, 8, 64) if self.options.tiny else sizes
         works = PatchLoss(sizes, self.accelerator).works()
         found = measure_works(works, repeats=self._few(), device=self.device)
         self.tables.append(report.patch(found, {name: work() for name, work in works.items()}, sizes, self.device))
@@ -137,10 +136,15 @@ class Bench:
         self._case(f"{name}, head-only EMA", "ibotpp", [*words, "teacher.scope=head"])
         self._case(f"{name}, accumulate 4", "ibotpp", [*words, "optim.accumulate=4"])
         measured = self._measure([name, f"{name}, head-only EMA", f"{name}, accumulate 4"], repeats=self._few())
-        self.tables += report.steps(measured, title, self.device)
+        self.tables += report.steps(measured, self._title(title, self.cases[name]), self.device)
         self.tables.append(report.copies(measured[0], measured[1], self.device))
         self.tables.append(report.accumulation(measured[0], measured[2], self.device))
         return measured
+
+    def _title(self, title: str, case: Case) -> str:
+        """The sizes that matter for speed, as they were."""
+        data, head = case.recipe.data, case.recipe.student.head
+        return f"{title}, {data.image_size} px, batch {data.batch_size}, {head.num_prototypes:,} prototypes"
 
     def _measure(self, names: list[str], *, repeats: int) -> list[Measured]:
         return measure_cases([self.cases[name] for name in names], repeats=repeats)
@@ -203,7 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> Record:
             record = bench.record(shlex.join(["python", "benchmarks/step_time.py", *words]))
         finally:
             bench.close()
-    show(record, Console())
+    console = Console()
+    show(record, console if console.is_terminal else Console(width=150))
     if options.name is not None:
         write(record, options.to)
     return record

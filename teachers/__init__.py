@@ -7,4 +7,4 @@ changes only in `follow`. The core knows the contract (`distill.contracts.Teache
 from teachers.frozen import Frozen
 from teachers.momentum import Momentum
 
-KINDS = {"momentum": Momentum, "frozen": Frozen}
+__all__ = ["Frozen", "Momentum"]

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import torch
+from accelerate import Accelerator
 from tiny_runs import losses, numbers, own_accelerator, start, tiny, trained, words
 
 from distill.train import checkpoint, loop
@@ -129,21 +129,20 @@ def test_accelerate_launches_two_processes_that_are_one(launcher: str, tmp_path:
 
 
 def test_processes_that_would_train_alone_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """With a GPU asked for and none to be found, accelerate does not look at the launcher's words."""
-    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU to be found")
-    with own_accelerator(), pytest.raises(ValueError, match="2 processes were launched and accelerate joins 1"):
-        loop.build_accelerator(tiny(tmp_path, "run.device=auto"))
+    """As accelerate lets them where it was told of GPUs and finds none."""
+    with own_accelerator():
+        alone = Accelerator(cpu=True)
+        monkeypatch.setattr(loop, "Accelerator", lambda **named: alone)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ValueError, match="2 processes were started, but each would train alone"):
+            loop.build_accelerator(tiny(tmp_path))
 
 
 def test_a_batch_that_does_not_split_over_the_processes_is_refused(tmp_path: Path):
     log = tmp_path / "log"
     two = start_ranks(words(tmp_path / "run", "data.batch_size=6", "optim.accumulate=2"), log=log)
     assert ended(two) == [1, 1]
-    assert log.read_text().count("does not split over 2 processes and optim.accumulate=2") == 2
+    assert "does not split over 2 processes and optim.accumulate=2" in log.read_text()
     assert not (tmp_path / "run").exists()
 
 

@@ -54,20 +54,14 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         log_with=tracker,
         project_dir=run_folder(recipe),
     )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise ValueError(
-            f"{launched} processes were launched and accelerate joins {accelerator.num_processes}: each would train "
-            "alone in the same folder; use a page of recipes/launch/ that fits this machine, or torchrun"
-        )
     if tracker is not None and not accelerator.log_with:
         # accelerate would drop it without a word.
         raise ValueError(f"run.tracker={tracker}: its package is not installed; `pip install {tracker}`")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != accelerator.num_processes:
         raise ValueError(
-            f"{started} processes were started, but each would train alone: on CPUs add run.device=cpu, and start them "
-            "with recipes/launch/cpu_2.yaml or torchrun"
+            f"{started} processes were started and accelerate joins {accelerator.num_processes}: each would train alone "
+            "in the same folder; use a page of recipes/launch/ that fits this machine, or torchrun"
         )
     if recipe.data.batch_size % (accelerator.num_processes * recipe.optim.accumulate):
         raise ValueError(
@@ -123,8 +117,6 @@ class Training:
         self.journal = Journal(
             run, title=recipe.name, steps=recipe.optim.steps, first_step=self.step, is_main=accelerator.is_main_process
         )
-        if recipe.run.tracker != "none":
-            accelerator.init_trackers(recipe.name)
         self.guard = FiniteGuard()
         self.best: tuple[float, int] | None = found.state()["best"] if found else None
         # A run that was killed between its last checkpoint and its summary has its scores in the journal.
