@@ -60,8 +60,8 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != accelerator.num_processes:
         raise ValueError(
-            f"{started} processes were started and accelerate joins {accelerator.num_processes}: each would train alone "
-            "in the same folder; use a page of recipes/launch/ that fits this machine, or torchrun"
+            f"{started} processes were started and accelerate joins {accelerator.num_processes}: each would train "
+            "alone in the same folder; use a page of recipes/launch/ that fits this machine, or torchrun"
         )
     if recipe.data.batch_size % (accelerator.num_processes * recipe.optim.accumulate):
         raise ValueError(
