@@ -309,7 +309,7 @@ def test_the_hash_hears_every_setting_but_those_of_the_run() -> None:
 
 
 def test_differences_name_keys_and_both_values() -> None:
-    old = load_recipe("ibot", ["student.image.extra.a=1"])
+    old = load_recipe("ibot", ["student.image.extra.a=1", "optim.lr=0.0015"])
     new = load_recipe("ibot", ["optim.lr=0.5", "run.folder=elsewhere", "evaluate.tasks=[knn]"])
     assert differences(old, new, ignore=("run", "evaluate")) == [
         "student.image.extra.a: 1 -> not set",

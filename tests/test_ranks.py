@@ -134,7 +134,7 @@ def test_processes_that_would_train_alone_are_refused(tmp_path: Path, monkeypatc
         alone = Accelerator(cpu=True)
         monkeypatch.setattr(loop, "Accelerator", lambda **named: alone)
         monkeypatch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(ValueError, match="2 processes were started, but each would train alone"):
+        with pytest.raises(ValueError, match="2 processes were started and accelerate joins 1: each would train alone"):
             loop.build_accelerator(tiny(tmp_path))
 
 
