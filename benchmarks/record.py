@@ -83,5 +83,5 @@ def markdown(record: Record) -> str:
         lines += ["| " + " | ".join(row) + " |" for row in table.rows]
     lines += ["", "## Recipes", "", f"Every setting of every case is in `{record.name}.json` under `recipes`."]
     for name, changed in record.changes.items():
-        lines += ["", f"**{name}**", ""] + [f"- `{change}`" for change in changed]
+        lines += ["", f"**{name}**", ""] + [f"- `{change}`" for change in changed or ["nothing changed"]]
     return "\n".join(lines) + "\n"

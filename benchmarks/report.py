@@ -226,7 +226,7 @@ def _more(found: Ratio) -> str:
 
 
 def _times(found: Ratio) -> str:
-    return f"{found.median:.2f}×"
+    return f"{found.median:.2f}× ({found.low:.2f} to {found.high:.2f})"
 
 
 def _size(num_bytes: int) -> str:

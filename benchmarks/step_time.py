@@ -193,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> Record:
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(words)
     torch.set_num_threads(options.threads)
+    command = shlex.join(["python", "benchmarks/step_time.py", *words])
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(options, Path(scratch))
         try:
@@ -204,13 +205,13 @@ def main(arguments: Sequence[str] | None = None) -> Record:
                     "attention": bench.attention,
                     "gpu": bench.gpu,
                 }[section]()
-            record = bench.record(shlex.join(["python", "benchmarks/step_time.py", *words]))
+                record = bench.record(command)
+                if options.name is not None:  # after every section: what was measured survives an interruption
+                    write(record, options.to)
         finally:
             bench.close()
     console = Console()
     show(record, console if console.is_terminal else Console(width=150))
-    if options.name is not None:
-        write(record, options.to)
     return record
 
 
