@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler looks for GPUs, aloud; read when torch is imported
 
@@ -72,6 +73,8 @@ class Bench:
         self.accelerator = build_accelerator(self._recipe("ibotpp", []))
         self.tables: list[Table] = []
         self.cases: dict[str, Case] = {}
+        self.shown_recipes: dict[str, dict[str, Any]] = {}
+        self.changes: dict[str, list[str]] = {}
 
     def recipes(self) -> None:
         """The recipes of the study as they are; the frozen teacher is the iBOT student after one step."""
@@ -115,16 +118,14 @@ class Bench:
         return self.accelerator.device
 
     def record(self, command: str) -> Record:
-        recipes = {name: case.shown_recipe() for name, case in self.cases.items()}
-        changes = {name: _changes(case.recipe) for name, case in self.cases.items()}
         return Record(
             name=self.options.name,
             date=now(),
             command=command,
             conditions=conditions(precision=self.accelerator.mixed_precision, device=self.device),
             tables=self.tables,
-            recipes=recipes,
-            changes=changes,
+            recipes=self.shown_recipes,
+            changes=self.changes,
         )
 
     def close(self) -> None:
@@ -156,6 +157,8 @@ class Bench:
     def _case(self, name: str, recipe: str, words: list[str]) -> Case:
         run = self.scratch / str(len(self.cases))
         self.cases[name] = Case(name, self._recipe(recipe, words), run=run, accelerator=self.accelerator)
+        self.shown_recipes[name] = self.cases[name].shown_recipe()
+        self.changes[name] = _changes(self.cases[name].recipe)
         return self.cases[name]
 
     def _recipe(self, name: str, words: list[str]) -> Recipe:
