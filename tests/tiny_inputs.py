@@ -93,7 +93,9 @@ def write_masks(folder: Path, *, shift: int) -> None:
     for part in ("images", "masks"):
         for split in ("train", "val"):
             (folder / part / split).mkdir(parents=True)
-    classes = [{"id": number, "name": name, "prompt": name} for number, name in enumerate(("circle", "sand", "sea"))]
+    classes = [
+        {"id": number, "name": name, "prompt": name} for number, name in enumerate(("circle", "sand", "background"))
+    ]
     (folder / "classes.json").write_text(json.dumps({"ignore": 9, "classes": classes}))
     for split in ("train", "val"):
         captions = {}

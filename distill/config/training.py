@@ -56,10 +56,15 @@ class Evaluate:
     templates: Literal["plain", "tcl"] = "plain"
     features: Literal["value", "final"] = "value"
     mode: Literal["whole", "slide"] = "whole"
+    background: Literal["named", "threshold"] = "named"
+    """Zero-shot segmentation of sets with a class called background: a name like any other, or `background_score`."""
+    background_score: float = 0.0
+    """threshold: the cosine that the other classes have to exceed, -1 to 1."""
 
     def __post_init__(self) -> None:
         check(self.every >= 0, "every", f"{self.every} is negative")
         check(self.num_images >= 1, "num_images", f"{self.num_images} is not positive")
+        check(-1 <= self.background_score <= 1, "background_score", f"{self.background_score} is no cosine: -1 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

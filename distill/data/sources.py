@@ -16,6 +16,7 @@ from torch import Tensor
 from distill.config import Columns, Data, Dataset, Granularity, Scenes
 from distill.data.broken import BrokenSample
 from distill.data.scenes import SceneWorld
+from distill.data.scenes.cache import CachedScenes, materialise
 from distill.data.tables import JOINED, open_rows
 from distill.data.tars import PICTURES, read_tar_row, tar_row_name
 
@@ -49,6 +50,22 @@ class SceneSource:
 
     def captions(self, indices: Int[Tensor, " B"], *, granularity: Granularity) -> list[str]:
         return self.world.captions(indices, granularity, "train")
+
+
+class CachedSceneSource(SceneSource):
+    """The same pictures read from an Arrow cache, which is written first when it is not there."""
+
+    def __init__(self, settings: Scenes, *, image_size: int):
+        """Raises ValueError when the folder holds other scenes."""
+        super().__init__(settings, image_size=image_size)
+        materialise(self.world, settings.cache, count=settings.num_train)
+        self.cached = CachedScenes(self.world, settings.cache, count=settings.num_train)
+
+    def render(self, indices: Int[Tensor, " B"], *, device: torch.device) -> Float[Tensor, "B 3 H W"]:
+        return self.cached.pixels_at(indices).to(device)
+
+    def captions(self, indices: Int[Tensor, " B"], *, granularity: Granularity) -> list[str]:
+        return self.cached.captions_at(indices, granularity)
 
 
 class DatasetSource:
@@ -85,7 +102,8 @@ Source = SceneSource | DatasetSource | StreamSource
 def open_source(data: Data) -> Source:
     """The source a recipe names. Raises ValueError for data that is not here or lacks the named columns."""
     if data.source == "scenes":
-        return SceneSource(data.scenes, image_size=data.image_size)
+        kind = SceneSource if data.scenes.cache is None else CachedSceneSource
+        return kind(data.scenes, image_size=data.image_size)
     rows = open_rows(data.dataset)
     if isinstance(rows, datasets.IterableDataset):
         return StreamSource(rows, settings=data.dataset)

@@ -13,6 +13,8 @@ def zero_shot(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> Ta
         templates=asked.templates,
         features=asked.features,
         mode=asked.mode,
+        background=asked.background,
+        background_score=asked.background_score,
         short_side=data.short_side,
         window=data.image_size,
         stride=data.image_size * 3 // 4,

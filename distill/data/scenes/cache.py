@@ -126,6 +126,16 @@ class CachedScenes:
         masks = np.frombuffer(b"".join(rows["mask"]), dtype=np.uint8).reshape(-1, side, side)
         return torch.from_numpy(pixels.astype(np.float32)) / 255, torch.from_numpy(masks.astype(np.int64))
 
+    def pixels_at(self, indices: Int[Tensor, " B"]) -> Float[Tensor, "B 3 H W"]:
+        """These pictures, in [0, 1]."""
+        rows = self._rows.select_columns(["pixels"])[indices.tolist()]
+        pixels = np.frombuffer(b"".join(rows["pixels"]), dtype=np.uint8).reshape(-1, 3, self._size, self._size)
+        return torch.from_numpy(pixels.astype(np.float32)) / 255
+
+    def captions_at(self, indices: Int[Tensor, " B"], granularity: Granularity) -> list[str]:
+        """The captions of these pictures."""
+        return list(self._rows.select_columns([granularity])[indices.tolist()][granularity])
+
     def captions(self, granularity: Granularity) -> list[str]:
         """One caption per picture."""
         return list(self._rows[granularity])
