@@ -244,6 +244,8 @@ MEANINGLESS = [
     ("student.text.init=teacher", "student.text.init"),
     ("student.head.init=teacher", "student.head.init"),
     ("student.text.kind=none", "objective.contrastive.weight"),
+    ("student.text.kind=none objective.contrastive.weight=0 evaluate.tasks=[retrieval]", "evaluate.tasks"),
+    ("objective.patch.visible_weight=0.5", "objective.patch.normalise"),
     ("student.text.kind=tips", "student.text.tokenizer"),
     ("objective.contrastive.weight=0 objective.patch.supervise=none", "objective"),
     ("data.source=dataset", "data.dataset.path"),

@@ -118,6 +118,16 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             "every loss is switched off",
         ),
         (
+            patch.visible_weight != Patch().visible_weight and patch.normalise != "ibot_plus_visible",
+            ("objective.patch.visible_weight", "objective.patch.normalise"),
+            "visible_weight is heard with objective.patch.normalise=ibot_plus_visible only",
+        ),
+        (
+            student.text.kind == "none" and bool({"zero_shot_segmentation", "retrieval"} & set(recipe.evaluate.tasks)),
+            ("student.text.kind", "evaluate.tasks"),
+            "zero-shot segmentation and retrieval need a text tower; measure linear_segmentation or knn",
+        ),
+        (
             recipe.data.source == "dataset" and not recipe.data.dataset.path,
             ("data.dataset.path",),
             "data.source=dataset needs data.dataset.path",
