@@ -370,3 +370,23 @@ def test_offsets_and_features_are_absent_for_losses_without_prototypes():
     features = world.objective.target_features(world.targets, hidden=HIDDEN, grid=GRID)
     assert features == TargetFeatures(cls=None, patch=None)
     assert world.objective.offsets([features], heads=world.targets.heads, progress=0.0) == Offsets(None, None)
+
+
+@pytest.mark.parametrize("target", ["prototypes", "features"])
+@pytest.mark.parametrize("supervise", ["masked", "visible"])
+def test_patches_that_are_not_heard_can_be_overheard_without_moving_anything(supervise, target):
+    """With fresh centres and statistics a patch's loss does not depend on who else is heard."""
+    both = World(**{"patch.supervise": "all", "patch.target": target}).losses().diagnostics
+    deaf, overhearing = (World(**{"patch.supervise": supervise, "patch.target": target}) for _ in range(2))
+    losses, overheard = deaf.losses(), overhearing.losses(overhear=True)
+    sort = {"masked": "hidden", "visible": "visible"}[supervise]
+    assert set(losses.diagnostics) == {f"patch/{sort}"}
+    torch.testing.assert_close(overheard.diagnostics, both)
+    for world, found in ((deaf, losses), (overhearing, overheard)):
+        found.total.backward()
+        world.objective.step()
+    assert torch.equal(losses.total, overheard.total)
+    parts = (world.given["adapters" if target == "features" else "heads"] for world in (deaf, overhearing))
+    for one, other in zip(*(part.parameters() for part in parts), strict=True):
+        assert (one.grad is None and other.grad is None) or torch.equal(one.grad, other.grad)
+    assert all(map(torch.equal, deaf.objective.state_dict().values(), overhearing.objective.state_dict().values()))

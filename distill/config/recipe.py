@@ -98,6 +98,11 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             "supervise=masked hears nothing when nothing is hidden; hide patches or supervise visible or all",
         ),
         (
+            _hears_patches(patch) and patch.supervise == "visible" and masking.ratio * masking.image_share == 0,
+            ("objective.patch.supervise", "masking.ratio"),
+            "supervise=visible is supervise=all when nothing is hidden; say all, or hide patches",
+        ),
+        (
             objective.cls.weight > 0 and recipe.data.views.num_local == 0,
             ("objective.cls.weight", "data.views.num_local"),
             "the global loss compares local crops with the teacher; set data.views.num_local",

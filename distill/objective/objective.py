@@ -20,6 +20,7 @@ from distill.objective.patch import mean_where, patch_weights, select
 from distill.objective.prototypes import Head, Target, TokenLoss, bottleneck, chunk_rows, prototype_cross_entropy
 
 CONTRAST_NAMES = ("contrastive/first", "contrastive/second")
+SORTS = ("hidden", "visible")
 
 
 @runtime_checkable
@@ -112,13 +113,21 @@ class Objective(nn.Module):
         adapters: Adapters | None = None,
         progress: float,
         offsets: Offsets | None = None,
+        overhear: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> Losses:
         """Everything at once: `contrast` plus `distillation`, whose arguments these are."""
         contrast = self.contrast(predictions, temperatures=temperatures, rank=rank, world=world)
         distillation = self.distillation(
-            predictions, targets, hidden=hidden, heads=heads, adapters=adapters, progress=progress, offsets=offsets
+            predictions,
+            targets,
+            hidden=hidden,
+            heads=heads,
+            adapters=adapters,
+            progress=progress,
+            offsets=offsets,
+            overhear=overhear,
         )
         return Losses(
             total=contrast.total + distillation.total,
@@ -155,20 +164,22 @@ class Objective(nn.Module):
         adapters: Adapters | None,
         progress: float,
         offsets: Offsets | None = None,
+        overhear: bool = False,
     ) -> Losses:
         """alpha * L_DINO + beta * patch loss: terms cls, patch and, with feature targets, patch_cls, all unweighted.
 
         `progress` in [0, 1] is the share of the training that is done. `targets` may be None when nothing here is
         heard. `offsets` defaults to this batch's own; with Sinkhorn and several micro-batches, compute them once
         from all of them (`target_features`, then `offsets`). Diagnostics patch/hidden and patch/visible are the mean
-        loss per supervised token of that sort, nan where the batch has none.
+        loss per token of that sort, nan where the batch has none: of supervised tokens, and with `overhear` also of
+        those that nobody learns from (the paper's Figure 2 shows both), for one more pass of them through the heads.
         """
         terms: list[_Term] = []
         if not (self.with_cls or self.with_prototypes or self.with_features):
             return _add_up(terms)
         student = predictions.unmasked if predictions.masked is None else predictions.masked
         if self.with_features:
-            terms += self._feature_terms(student, targets, hidden, adapters)
+            terms += self._feature_terms(student, targets, hidden, adapters, overhear=overhear)
         if self.with_cls or self.with_prototypes:
             features = self.target_features(targets, hidden=hidden, grid=_grid(student))
             offsets = self.offsets([features], heads=targets.heads, progress=progress) if offsets is None else offsets
@@ -178,7 +189,10 @@ class Objective(nn.Module):
         if self.with_prototypes:
             temperature = self._temperature(progress)
             target = self._target(features.patch, targets.heads.patch, self.patch_balance, offsets.patch, temperature)
-            terms.append(self._patch_term(student, hidden, heads.patch, target))
+            term = self._patch_term(student, hidden, heads.patch, target)
+            if overhear and self._unheard_sorts():
+                term.diagnostics.update(self._overheard(student, targets, hidden, heads.patch, target))
+            terms.append(term)
         return _add_up(terms)
 
     @torch.no_grad()
@@ -186,15 +200,19 @@ class Objective(nn.Module):
         self, targets: Targets, *, hidden: Bool[Tensor, "B N"], grid: tuple[int, int] | None
     ) -> TargetFeatures:
         """What the teacher's heads make of CLS 1 and of the supervised patches. `grid` is the student's."""
-        rows = chunk_rows(self.num_prototypes, device=hidden.device, max_elements=self.max_elements)
         cls = patch = None
         if self.with_cls:
+            rows = chunk_rows(self.num_prototypes, device=hidden.device, max_elements=self.max_elements)
             cls = bottleneck(targets.tokens.cls[:, 0], head=targets.heads.cls, rows=rows)
         if self.with_prototypes:
-            tokens_BND = resample_patches(targets.tokens.patches, grid=targets.tokens.grid, new_grid=grid)
-            supervised = select(tokens_BND, self._patch_weights(hidden))
-            patch = bottleneck(supervised.tokens, head=targets.heads.patch, rows=rows)
+            patch = self._patch_features(targets, self._patch_weights(hidden), grid=grid)
         return TargetFeatures(cls=cls, patch=patch)
+
+    def _patch_features(self, targets: Targets, weights_BN: Tensor, *, grid: tuple[int, int] | None) -> Tensor:
+        """The teacher's bottleneck features of the patches with weight."""
+        tokens_BND = resample_patches(targets.tokens.patches, grid=targets.tokens.grid, new_grid=grid)
+        rows = chunk_rows(self.num_prototypes, device=weights_BN.device, max_elements=self.max_elements)
+        return bottleneck(select(tokens_BND, weights_BN).tokens, head=targets.heads.patch, rows=rows)
 
     @torch.no_grad()
     def offsets(self, batches: Sequence[TargetFeatures], *, heads: Heads, progress: float) -> Offsets:
@@ -262,16 +280,39 @@ class Objective(nn.Module):
         """L_iBOT, L_iBOT++ and their relatives, on prototypes."""
         supervised = select(student.patches, self._patch_weights(hidden_BN))
         loss = self._cross_entropy(supervised.tokens, supervised.weights, head, target)
-        return _Term("patch", self.settings.patch.weight, loss.loss, self._by_sort(loss, hidden_BN, supervised.index))
+        heard = _by_sort(loss, hidden_BN, supervised.index, sorts=self._heard_sorts())
+        return _Term("patch", self.settings.patch.weight, loss.loss, heard)
 
-    def _feature_terms(self, student: Tokens, targets: Targets, hidden_BN: Tensor, adapters: Adapters) -> list[_Term]:
+    @torch.no_grad()
+    def _overheard(
+        self, student: Tokens, targets: Targets, hidden_BN: Tensor, head: Head, target: Target
+    ) -> dict[str, Tensor]:
+        """Diagnostics of the patches that are not supervised, against targets with the supervised ones' offset."""
+        weights_BN = _unheard(self._patch_weights(hidden_BN))
+        features = self._patch_features(targets, weights_BN, grid=student.grid)
+        unheard = select(student.patches, weights_BN)
+        loss = self._cross_entropy(unheard.tokens, unheard.weights, head, replace(target, features=features))
+        return _by_sort(loss, hidden_BN, unheard.index, sorts=self._unheard_sorts())
+
+    def _feature_terms(
+        self, student: Tokens, targets: Targets, hidden_BN: Tensor, adapters: Adapters, *, overhear: bool
+    ) -> list[_Term]:
         """Cosine distances of patches, and of CLS 1 of the same pass, to the teacher's features."""
         settings, weight = self.settings.features, self.settings.patch.weight
         teacher_BND = resample_patches(targets.tokens.patches, grid=targets.tokens.grid, new_grid=student.grid)
         supervised = select(student.patches, self._patch_weights(hidden_BN))
-        wanted_MD = self._standardised(self.standardise_patches, teacher_BND.flatten(0, 1))[supervised.index]
-        patches = cosine_distance(adapters.patch(supervised.tokens), wanted_MD, weights_M=supervised.weights)
-        terms = [_Term("patch", weight, patches.loss, self._by_sort(patches, hidden_BN, supervised.index))]
+        wanted_MD = self._standardised(self.standardise_patches, teacher_BND.flatten(0, 1))
+        patches = cosine_distance(
+            adapters.patch(supervised.tokens), wanted_MD[supervised.index], weights_M=supervised.weights
+        )
+        sorts = _by_sort(patches, hidden_BN, supervised.index, sorts=self._heard_sorts())
+        if overhear and self._unheard_sorts():
+            with torch.no_grad():
+                unheard = select(student.patches, _unheard(self._patch_weights(hidden_BN)))
+                prediction_MD = adapters.patch(unheard.tokens)
+                loss = cosine_distance(prediction_MD, wanted_MD[unheard.index], weights_M=unheard.weights)
+                sorts |= _by_sort(loss, hidden_BN, unheard.index, sorts=self._unheard_sorts())
+        terms = [_Term("patch", weight, patches.loss, sorts)]
         if settings.cls_weight > 0:
             wanted_BD = self._standardised(self.standardise_cls, targets.tokens.cls[:, 0])
             weights_B = torch.full((len(wanted_BD),), 1 / len(wanted_BD), device=wanted_BD.device)
@@ -286,13 +327,22 @@ class Objective(nn.Module):
             standardiser.observe(features_MD)
         return standardiser(features_MD)
 
-    def _by_sort(self, loss: TokenLoss, hidden_BN: Tensor, index_M: Tensor) -> dict[str, Tensor]:
-        hidden_M = hidden_BN.flatten()[index_M]
-        sorts = {"masked": ["hidden"], "visible": ["visible"], "all": ["hidden", "visible"]}
-        chosen = {"hidden": hidden_M, "visible": ~hidden_M}
-        return {
-            f"patch/{sort}": mean_where(loss.per_token, chosen[sort]) for sort in sorts[self.settings.patch.supervise]
-        }
+    def _heard_sorts(self) -> tuple[str, ...]:
+        return {"masked": ("hidden",), "visible": ("visible",), "all": SORTS}[self.settings.patch.supervise]
+
+    def _unheard_sorts(self) -> tuple[str, ...]:
+        return tuple(sort for sort in SORTS if sort not in self._heard_sorts())
+
+
+def _by_sort(loss: TokenLoss, hidden_BN: Tensor, index_M: Tensor, *, sorts: tuple[str, ...]) -> dict[str, Tensor]:
+    hidden_M = hidden_BN.flatten()[index_M]
+    chosen = {"hidden": hidden_M, "visible": ~hidden_M}
+    return {f"patch/{sort}": mean_where(loss.per_token, chosen[sort]) for sort in sorts}
+
+
+def _unheard(weights_BN: Tensor) -> Tensor:
+    """Weight 1 on every patch that has none."""
+    return (weights_BN == 0).float()
 
 
 def _grid(student: Tokens | None) -> tuple[int, int] | None:

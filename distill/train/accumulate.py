@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from distill.compose import Parts
-from distill.contracts import Batch, Losses, Predictions, Targets, Tokens
+from distill.contracts import Batch, Losses, Predictions, Tokens
 from distill.objective.objective import Offsets
 
 
@@ -30,7 +30,13 @@ class Contrast:
 
 
 def backward_in_pieces(
-    batch: Batch, *, model: nn.Module, parts: Parts, accelerator: Accelerator, progress: float
+    batch: Batch,
+    *,
+    model: nn.Module,
+    parts: Parts,
+    accelerator: Accelerator,
+    progress: float,
+    overhear: bool = False,
 ) -> Losses:
     """Leave in `.grad` what one backward pass over the whole batch would have left; returns that batch's losses.
 
@@ -47,7 +53,16 @@ def backward_in_pieces(
             with accelerator.autocast():
                 predictions = model(piece)
                 targets = parts.teacher.targets(piece, predictions) if parts.teacher else None
-                losses = _distillation(predictions, targets, piece, parts=parts, progress=progress, offsets=offsets)
+                losses = parts.objective.distillation(
+                    predictions,
+                    targets,
+                    hidden=piece.hidden,
+                    heads=parts.learner.heads,
+                    adapters=parts.learner.adapters,
+                    progress=progress,
+                    offsets=offsets,
+                    overhear=overhear,
+                )
                 total = losses.total / len(pieces)
                 if contrast is not None:
                     start = number * len(piece.ids)
@@ -120,26 +135,6 @@ def _surrogate(contrast: Contrast, predictions: Predictions, rows: slice, last: 
     features = features + (predictions.text.float() * contrast.text_CBD[:, rows]).sum()
     pairs = zip(parts.learner.temperatures.parameters(), contrast.temperatures, strict=True)
     return features + sum((own * (gradient if last else 0 * gradient)).sum() for own, gradient in pairs)
-
-
-def _distillation(
-    predictions: Predictions,
-    targets: Targets | None,
-    piece: Batch,
-    *,
-    parts: Parts,
-    progress: float,
-    offsets: Offsets | None,
-) -> Losses:
-    return parts.objective.distillation(
-        predictions,
-        targets,
-        hidden=piece.hidden,
-        heads=parts.learner.heads,
-        adapters=parts.learner.adapters,
-        progress=progress,
-        offsets=offsets,
-    )
 
 
 def _whole(contrast: Contrast | None, seen: list[Losses]) -> Losses:

@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl always, a progress display on a terminal, plain lines elsewhere."""
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -57,10 +58,14 @@ class Journal:
         self.console.print(message, highlight=False, soft_wrap=True)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Write one line of metrics.jsonl and show the main numbers. `step` counts finished steps."""
+        """Write one line of metrics.jsonl and show the main numbers. `step` counts finished steps.
+
+        A mean over nothing, such as the loss on hidden patches where none is hidden, is null.
+        """
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        known = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **known}) + "\n")
         self._file.flush()
         if "loss" in metrics:
             self._show(step, metrics)

@@ -169,13 +169,14 @@ class Training:
                 optimizer=self.optimizer,
                 accelerator=self.accelerator,
                 progress=self.step / recipe.optim.steps,
+                overhear=self._is_logged(self.step + 1),
             )
             self.guard.watch(self.step + 1, stepped.losses, stepped.gradient_norm, batch.ids)
             self.step += 1
             last = self.step == recipe.optim.steps
             if self.accelerator.device.type == "cpu":
                 self.guard.check()
-            if self.step % recipe.run.log_every == 0 or last or self.step == 1:
+            if self._is_logged(self.step):
                 self.guard.check()
                 self._log(stepped, clock)
             evaluated = bool(recipe.evaluate.tasks) and (last or self._is_due(recipe.evaluate.every))
@@ -194,6 +195,9 @@ class Training:
     def _is_due(self, every: int) -> bool:
         """Whether what happens `every` so many steps happens now; 0 is never."""
         return every > 0 and self.step % every == 0
+
+    def _is_logged(self, step: int) -> bool:
+        return step % self.recipe.run.log_every == 0 or step in (1, self.recipe.optim.steps)
 
     def _asked_to_stop(self, stop: StopRequest) -> bool:
         """All ranks agree: one that stops alone would leave the others waiting."""

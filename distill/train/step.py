@@ -20,16 +20,26 @@ class Stepped:
 
 
 def training_step(
-    batch: Batch, *, model: torch.nn.Module, parts: Parts, optimizer, accelerator: Accelerator, progress: float
+    batch: Batch,
+    *,
+    model: torch.nn.Module,
+    parts: Parts,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    progress: float,
+    overhear: bool = False,
 ) -> Stepped:
     """Teacher, student, objective, backward, clip, step, follow. `progress`: share of the steps taken, [0, 1].
 
-    `model` is `parts.learner`, possibly wrapped for several processes.
+    `model` is `parts.learner`, possibly wrapped for several processes. `overhear` measures, for the log, patches that
+    the loss does not hear.
     """
     recipe, learner = parts.recipe, parts.learner
     set_learning_rate(optimizer, recipe.optim.lr * learning_rate(progress, recipe.optim))
     if recipe.optim.accumulate > 1:
-        losses = backward_in_pieces(batch, model=model, parts=parts, accelerator=accelerator, progress=progress)
+        losses = backward_in_pieces(
+            batch, model=model, parts=parts, accelerator=accelerator, progress=progress, overhear=overhear
+        )
     else:
         with accelerator.autocast():
             predictions = model(batch)
@@ -42,6 +52,7 @@ def training_step(
                 temperatures=learner.temperatures,
                 adapters=learner.adapters,
                 progress=progress,
+                overhear=overhear,
                 rank=accelerator.process_index,
                 world=accelerator.num_processes,
             )
