@@ -19,7 +19,7 @@ from distill.objective.features import Adapters
 from distill.objective.objective import Objective
 from distill.train import checkpoint
 from distill.train.learner import Learner
-from teachers import Frozen, Momentum
+from teachers import Frozen, Momentum, Partial
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def compose(recipe: Recipe) -> Parts:
     torch.manual_seed(recipe.seed)
     source = load_trained(recipe.teacher.checkpoint) if recipe.teacher.checkpoint else None
     encoder = build_dual(recipe.student, recipe.data.image_size)
-    teacher = _frozen(recipe.teacher, source) if recipe.teacher.kind == "frozen" else None
+    teacher = _loaded_teacher(recipe.teacher, source) if recipe.teacher.kind != "momentum" else None
     objective = _objective(recipe, teacher, source)
     heads = build_heads(
         recipe.student.head, encoder.image.width, with_cls=objective.with_cls, with_patch=objective.with_prototypes
@@ -99,9 +99,11 @@ def load_trained(path: str | Path) -> Trained:
     return Trained(recipe=recipe, encoder=encoder, heads=heads, balance=found.tensors("objective"))
 
 
-def _frozen(settings: TeacherSettings, source: Trained | None) -> Frozen:
+def _loaded_teacher(settings: TeacherSettings, source: Trained | None) -> Frozen | Partial:
     if source is not None:
         image_size = settings.image_size or source.recipe.data.image_size
+        if settings.kind == "partial":
+            return Partial(source.encoder, source.heads, image_size=image_size, settings=settings)
         return Frozen(source.encoder, source.heads, image_size=image_size)
     image_size = settings.image_size or timm_input_size(settings.model)
     image = build_image_tower(ImageTower(model=settings.model, num_cls=1), image_size)
@@ -109,8 +111,8 @@ def _frozen(settings: TeacherSettings, source: Trained | None) -> Frozen:
     return Frozen(DualEncoder(image, None), None, image_size=image_size)
 
 
-def _objective(recipe: Recipe, teacher: Frozen | None, source: Trained | None) -> Objective:
-    """The losses; with a frozen teacher of our own, its prototypes and its centres come along."""
+def _objective(recipe: Recipe, teacher: Frozen | Partial | None, source: Trained | None) -> Objective:
+    """The losses; with a teacher from one of our own trainings, its prototypes and its centres come along."""
     width = teacher.image.width if teacher else None
     num_prototypes = source.recipe.student.head.num_prototypes if source else recipe.student.head.num_prototypes
     objective = Objective(recipe.objective, num_prototypes=num_prototypes, teacher_width=width)

@@ -110,23 +110,31 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a teacher says about one batch's unmasked view; `heads` is None for teachers without projection heads."""
+    """What a teacher says about one batch's unmasked view; `heads` is None for teachers without projection heads.
+
+    `gradient` is the factor on the distillation losses' gradient for tokens and heads; 0 for a teacher that does not
+    learn by gradient: the losses take it for a constant.
+    """
 
     tokens: Tokens
     heads: nn.Module | None
+    gradient: float = 0.0
 
 
 class Teacher(nn.Module):
-    """Who makes the targets. It is never trained by gradient and stays in eval."""
+    """Who makes the targets. It owns its gradient policy, set once at its start, and stays in eval.
+
+    The trainer trains its parameters that require gradients, which is none for all but partly trained teachers.
+    """
 
     heads: nn.Module | None
 
     def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
-        """Targets for the unmasked view, without history."""
+        """Targets for the unmasked view, without history unless the teacher learns from them."""
         raise NotImplementedError
 
     def follow(self, image: ImageEncoder, heads: nn.Module | None, *, momentum: float) -> None:
-        """Move after the student, once per optimiser step; a frozen teacher stays."""
+        """Move after the student, once per optimiser step; all but momentum teachers stay."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "Teacher":

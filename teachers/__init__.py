@@ -1,10 +1,12 @@
 """Who the student learns from.
 
-A teacher owns its gradient policy: it is never trained by gradient, stays in eval whatever the trainer asks, and
-changes only in `follow`. The core knows the contract (`distill.contracts.Teacher`), never a teacher.
+A teacher owns its gradient policy and stays in eval whatever the trainer asks. A momentum teacher changes in `follow`
+only, a frozen one never, a partial one by the gradient of the distillation losses. The core knows the contract
+(`distill.contracts.Teacher`), never a teacher.
 """
 
 from teachers.frozen import Frozen
 from teachers.momentum import Momentum
+from teachers.partial import Partial
 
-__all__ = ["Frozen", "Momentum"]
+__all__ = ["Frozen", "Momentum", "Partial"]

@@ -14,8 +14,8 @@ import pytest
 from accelerate import Accelerator
 from tiny_runs import losses, numbers, own_accelerator, start, tiny, trained, words
 
+from distill.exit_codes import DIVERGED, INTERRUPTED
 from distill.train import checkpoint, loop
-from distill.train.guard import DIVERGED, INTERRUPTED
 
 SECONDS = 100
 REPOSITORY = Path(__file__).parents[1]

@@ -40,8 +40,54 @@ Rule = tuple[bool, tuple[str, ...], str]
 
 def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
     """Every rule about settings that mean nothing together, as far as it is broken."""
-    rules = [*_rules_of_the_teacher(recipe), *_rules_of_data_and_losses(recipe)]
+    rules = [*_rules_of_the_partial_teacher(recipe), *_rules_of_the_teacher(recipe), *_rules_of_data_and_losses(recipe)]
     return [InvalidCombination(keys, message) for broken, keys, message in rules if broken]
+
+
+def _rules_of_the_partial_teacher(recipe: Recipe) -> list[Rule]:
+    teacher, objective = recipe.teacher, recipe.objective
+    is_partial = teacher.kind == "partial"
+    settings = ("trainable", "last_k", "lr_scale", "loss_weight")
+    set_for_it = tuple(f"teacher.{name}" for name in settings if getattr(teacher, name) != getattr(Teacher(), name))
+    return [
+        (
+            not is_partial and len(set_for_it) > 0,
+            (*set_for_it, "teacher.kind"),
+            f"a {teacher.kind} teacher does not learn by gradient; {', '.join(set_for_it)} is heard with "
+            "teacher.kind=partial only",
+        ),
+        (
+            is_partial and not teacher.trainable,
+            ("teacher.kind", "teacher.trainable"),
+            "a partial teacher needs teacher.trainable: head, blocks, norms; without any use teacher.kind=frozen",
+        ),
+        (
+            is_partial and ("blocks" in teacher.trainable) != (teacher.last_k > 0),
+            ("teacher.last_k", "teacher.trainable"),
+            "teacher.last_k is set exactly when teacher.trainable names blocks",
+        ),
+        (
+            is_partial and teacher.model is not None,
+            ("teacher.kind", "teacher.model"),
+            "a partial teacher learns through its projection head, which a timm model lacks; "
+            "start from one of our own trainings with teacher.checkpoint",
+        ),
+        (
+            is_partial and teacher.checkpoint is None,
+            ("teacher.kind", "teacher.checkpoint"),
+            "a partial teacher starts from one of our own trainings: set teacher.checkpoint",
+        ),
+        (
+            is_partial and objective.patch.target == "features",
+            ("objective.patch.target", "teacher.kind"),
+            "feature targets of a teacher that learns collapse: a constant is closest to any student; use prototypes",
+        ),
+        (
+            is_partial and objective.cls.weight == 0 and not _hears_patches(objective.patch),
+            ("teacher.kind", "objective.cls.weight", "objective.patch.supervise"),
+            "a partial teacher hears the losses on patches and local crops, and both are switched off",
+        ),
+    ]
 
 
 def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
@@ -56,7 +102,7 @@ def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
         (
             teacher.kind == "momentum" and (teacher.checkpoint is not None or teacher.model is not None),
             ("teacher.kind", "teacher.checkpoint", "teacher.model"),
-            "a momentum teacher follows the student and loads nothing; use teacher.kind=frozen",
+            "a momentum teacher follows the student and loads nothing; use teacher.kind=frozen or partial",
         ),
         (
             (teacher.model is None) != (teacher.weights is None),
@@ -78,12 +124,13 @@ def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
         (
             teacher.kind == "momentum" and "teacher" in (student.image.init, student.text.init, student.head.init),
             ("student.image.init", "student.text.init", "student.head.init", "teacher.kind"),
-            "a momentum teacher starts as a copy of the student; init=teacher needs teacher.kind=frozen",
+            "a momentum teacher starts as a copy of the student; init=teacher needs teacher.kind=frozen or partial",
         ),
         (
-            teacher.scope == "head" and teacher.kind == "frozen",
+            teacher.scope == "head" and teacher.kind != "momentum",
             ("teacher.scope", "teacher.kind"),
-            "scope=head takes the student's own encoder, which is not frozen; use teacher.kind=momentum",
+            f"scope=head takes the student's own encoder, a {teacher.kind} teacher has its own; "
+            "use teacher.kind=momentum",
         ),
     ]
 
@@ -121,6 +168,11 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             objective.contrastive.weight == 0 and objective.cls.weight == 0 and not _hears_patches(patch),
             ("objective",),
             "every loss is switched off",
+        ),
+        (
+            _hears_patches(patch) and patch.supervise == "masked" and patch.normalise == "ibot_plus_visible",
+            ("objective.patch.supervise", "objective.patch.normalise"),
+            "normalise=ibot_plus_visible is per_image when only hidden patches are heard; say per_image",
         ),
         (
             patch.visible_weight != Patch().visible_weight and patch.normalise != "ibot_plus_visible",

@@ -55,11 +55,14 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
 def load_encoder(path: str | Path, side: Side = "student") -> tuple[DualEncoder, Recipe]:
     """The encoder of a run or checkpoint folder, in eval mode on the CPU, and the recipe that trained it.
 
-    `teacher` is the moving average of the image tower beside the student's text tower, which has no average.
+    `teacher` is the moving average of the image tower beside the student's text tower, which has no average; of a
+    partly trained teacher, what it started from with what it learnt since.
     Raises ValueError when there is no such checkpoint or side.
     """
     found = find(Path(path))
     trained = load_trained(found.folder)
+    if side == "teacher" and trained.recipe.teacher.kind == "partial":
+        return _partial_teacher(found, trained.recipe).eval(), trained.recipe
     if side == "teacher":
         load_strictly(trained.encoder.image, _teacher_image(found, trained.recipe), what=f"{found.folder}: teacher")
     return trained.encoder.eval(), trained.recipe
@@ -131,6 +134,14 @@ def _teacher_image(found: Checkpoint, recipe: Recipe) -> dict[str, Tensor]:
     if not weights:
         raise ValueError("side=teacher: this run averages no encoder, its teacher's encoder is the student's own")
     return weights
+
+
+def _partial_teacher(found: Checkpoint, recipe: Recipe) -> DualEncoder:
+    encoder = load_trained(recipe.teacher.checkpoint).encoder
+    held = found.tensors("teacher")
+    learnt = {name.removeprefix("encoder."): value for name, value in held.items() if name.startswith("encoder.")}
+    load_strictly(encoder, encoder.state_dict() | learnt, what=f"{found.folder}: teacher")
+    return encoder
 
 
 def _without_nan(values: dict[str, float]) -> dict[str, Any]:

@@ -184,28 +184,33 @@ class Objective(nn.Module):
             features = self.target_features(targets, hidden=hidden, grid=_grid(student))
             offsets = self.offsets([features], heads=targets.heads, progress=progress) if offsets is None else offsets
         if self.with_cls:
-            target = self._target(features.cls, targets.heads.cls, self.cls_balance, offsets.cls, self._temperature())
+            target = self._target(
+                features.cls, targets.heads.cls, self.cls_balance, offsets.cls, self._temperature(), targets.gradient
+            )
             terms.append(self._cls_term(predictions.local_cls, heads.cls, target))
         if self.with_prototypes:
             temperature = self._temperature(progress)
-            target = self._target(features.patch, targets.heads.patch, self.patch_balance, offsets.patch, temperature)
+            target = self._target(
+                features.patch, targets.heads.patch, self.patch_balance, offsets.patch, temperature, targets.gradient
+            )
             term = self._patch_term(student, hidden, heads.patch, target)
             if overhear and self._unheard_sorts():
                 term.diagnostics.update(self._overheard(student, targets, hidden, heads.patch, target))
             terms.append(term)
         return _add_up(terms)
 
-    @torch.no_grad()
     def target_features(
         self, targets: Targets, *, hidden: Bool[Tensor, "B N"], grid: tuple[int, int] | None
     ) -> TargetFeatures:
-        """What the teacher's heads make of CLS 1 and of the supervised patches. `grid` is the student's."""
+        """What the teacher's heads make of CLS 1 and of the supervised patches, with history only for a teacher that
+        learns. `grid` is the student's."""
         cls = patch = None
-        if self.with_cls:
-            rows = chunk_rows(self.num_prototypes, device=hidden.device, max_elements=self.max_elements)
-            cls = bottleneck(targets.tokens.cls[:, 0], head=targets.heads.cls, rows=rows)
-        if self.with_prototypes:
-            patch = self._patch_features(targets, self._patch_weights(hidden), grid=grid)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and targets.gradient > 0):
+            if self.with_cls:
+                rows = chunk_rows(self.num_prototypes, device=hidden.device, max_elements=self.max_elements)
+                cls = bottleneck(targets.tokens.cls[:, 0], head=targets.heads.cls, rows=rows)
+            if self.with_prototypes:
+                patch = self._patch_features(targets, self._patch_weights(hidden), grid=grid)
         return TargetFeatures(cls=cls, patch=patch)
 
     def _patch_features(self, targets: Targets, weights_BN: Tensor, *, grid: tuple[int, int] | None) -> Tensor:
@@ -239,11 +244,13 @@ class Objective(nn.Module):
             max_elements=self.max_elements,
         )
 
-    def _target(self, features: Tensor, head: Head, balance: Balance, offset: Tensor, temperature: float) -> Target:
-        prototypes_Kd = head.prototypes().detach()
+    def _target(
+        self, features: Tensor, head: Head, balance: Balance, offset: Tensor, temperature: float, gradient: float
+    ) -> Target:
+        prototypes_Kd = head.prototypes()
         if self.training:
             balance.observe(features, prototypes_Kd=prototypes_Kd)
-        return Target(features=features, prototypes=prototypes_Kd, offset=offset, temperature=temperature)
+        return Target(features, prototypes_Kd, offset, temperature, gradient)
 
     def _temperature(self, progress: float = 1.0) -> float:
         """The teacher's: risen linearly at `progress` for patches, constant for CLS (tipsv2.md section 2)."""

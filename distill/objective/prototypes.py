@@ -20,6 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+TOKENS, PROTOTYPES, TARGET_FEATURES, TARGET_PROTOTYPES, TRUNK = range(5)
+"""Places of what the loss is differentiated by; the parameters of the student's trunk come last."""
 
 
 @runtime_checkable
@@ -41,12 +45,16 @@ class Head(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """A teacher's distribution over prototypes: softmax(features @ prototypes^T / temperature + offset)."""
+    """A teacher's distribution over prototypes: softmax(features @ prototypes^T / temperature + offset).
+
+    `gradient`: factor on the loss's gradient for features and prototypes; 0 makes them constants. The offset is one.
+    """
 
     features: Float[Tensor, "M d"]
     prototypes: Float[Tensor, "K d"]
     offset: Float[Tensor, " K"]
     temperature: float
+    gradient: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,10 +76,23 @@ def chunk_rows(num_prototypes: int, *, device: torch.device, max_elements: int |
     return max(1, max_elements // num_prototypes)
 
 
-@torch.no_grad()
 def bottleneck(tokens_ME: Float[Tensor, "M E"], *, head: Head, rows: int) -> Float[Tensor, "M d"]:
-    """The teacher's bottleneck features in float32, `rows` tokens at a time: no [M, hidden] tensor stays alive."""
-    return torch.cat([head(chunk).to(_at_least_float32(chunk)) for chunk in tokens_ME.split(rows)])
+    """The teacher's bottleneck features in float32, `rows` tokens at a time: no [M, hidden] tensor stays alive.
+
+    For a head or tokens that learn, that holds too: backward runs the head again, chunk by chunk.
+    """
+    learns = tokens_ME.requires_grad or any(parameter.requires_grad for parameter in head.parameters())
+    run = _run_again_in_backward if learns and torch.is_grad_enabled() else _run
+    return torch.cat([run(head, chunk).to(_at_least_float32(chunk)) for chunk in tokens_ME.split(rows)])
+
+
+def _run(head: Head, chunk_cE: Tensor) -> Tensor:
+    return head(chunk_cE)
+
+
+def _run_again_in_backward(head: Head, chunk_cE: Tensor) -> Tensor:
+    with _autocast_without_cache(chunk_cE.device.type):
+        return checkpoint(head, chunk_cE, use_reentrant=False, preserve_rng_state=False)
 
 
 def prototype_cross_entropy(
@@ -96,7 +117,9 @@ def prototype_cross_entropy(
     computed in forward even if backward is never called; fp16 loss scaling would arrive after the trunk's gradients
     were rounded, so use bf16 or float32; torch.compile belongs on the encoders, not around this.
 
-    No gradient reaches `target` or `weights_M`. Frozen heads and tokens without history are skipped.
+    A target with `gradient` above 0 gets its own, in closed form too: gradient * weight / temperature *
+    target_mk (-log prediction_mk - CE_m) for score^teacher_mk. None reaches its offset or `weights_M`. Frozen heads,
+    and tokens and targets without history, are skipped and cost nothing.
     """
     prototypes_Kd = student_head.prototypes()
     assert prototypes_Kd.shape[0] == target.prototypes.shape[0], "student and teacher have different prototypes"
@@ -109,7 +132,10 @@ def prototype_cross_entropy(
         differentiate=torch.is_grad_enabled(),
     )
     trunk = [parameter for parameter in student_head.parameters() if parameter.requires_grad]
-    loss, per_token_M = _PrototypeCrossEntropy.apply(job, tokens_MD, prototypes_Kd, *trunk)
+    wanted = [target.features, target.prototypes]
+    if target.gradient == 0:
+        wanted = [tensor.detach() for tensor in wanted]
+    loss, per_token_M = _PrototypeCrossEntropy.apply(job, tokens_MD, prototypes_Kd, *wanted, *trunk)
     return TokenLoss(loss=loss, per_token=per_token_M)
 
 
@@ -127,9 +153,9 @@ class _Job:
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, job, tokens_MD, prototypes_Kd, *trunk):
-        needed = ctx.needs_input_grad[1:] if job.differentiate else (False,) * (2 + len(trunk))
-        sums = _Sums(tokens_MD, prototypes_Kd, trunk, needed)
+    def forward(ctx, job, tokens_MD, prototypes_Kd, *target_and_trunk):
+        inputs = [tokens_MD, prototypes_Kd, *target_and_trunk]
+        sums = _Sums(inputs, ctx.needs_input_grad[1:] if job.differentiate else (False,) * len(inputs))
         prototypes_Kd = prototypes_Kd.detach().to(_at_least_float32(prototypes_Kd))
         per_token_M = tokens_MD.new_empty(len(tokens_MD), dtype=prototypes_Kd.dtype)
         for start in range(0, len(tokens_MD), job.rows):
@@ -149,32 +175,43 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
 
 
 class _Sums:
-    """Running gradients of tokens, prototypes and trunk parameters; None where not needed or never reached."""
+    """Running gradients of what the loss is differentiated by; None where not needed or never reached."""
 
-    def __init__(self, tokens_MD, prototypes_Kd, trunk, needed):
-        self.inputs = [tokens_MD, prototypes_Kd, *trunk]
+    def __init__(self, inputs: list[Tensor], needed: tuple[bool, ...]):
+        self.inputs = inputs
         self.needed = needed
-        self.totals: list[Tensor | None] = [None] * len(self.inputs)
-        for index in (0, 1):
+        self.totals: list[Tensor | None] = [None] * len(inputs)
+        for index in range(TRUNK):
             if needed[index]:
                 self.totals[index] = self._zeros(index)
+        self.trunk_trains = needed[TOKENS] or any(needed[TRUNK:])
+        self.student_trains = self.trunk_trains or needed[PROTOTYPES]
+        self.target_trains = needed[TARGET_FEATURES] or needed[TARGET_PROTOTYPES]
 
     def _zeros(self, index: int) -> Tensor:
         tensor = self.inputs[index]
-        return torch.zeros_like(tensor, dtype=tensor.dtype if index == 0 else _at_least_float32(tensor))
+        return torch.zeros_like(tensor, dtype=tensor.dtype if index == TOKENS else _at_least_float32(tensor))
 
     def add_prototypes(self, slope_cK, z_cd) -> None:
-        if self.needed[1]:
-            self.totals[1].addmm_(slope_cK.T, z_cd)
+        if self.needed[PROTOTYPES]:
+            self.totals[PROTOTYPES].addmm_(slope_cK.T, z_cd)
+
+    def add_target(self, rows: slice, slope_cK) -> None:
+        """From the gradient of a chunk's teacher scores, cosines before temperature."""
+        features_Md, prototypes_Kd = self.inputs[TARGET_FEATURES], self.inputs[TARGET_PROTOTYPES]
+        if self.needed[TARGET_FEATURES]:
+            self.totals[TARGET_FEATURES][rows] = slope_cK @ prototypes_Kd.detach().to(slope_cK.dtype)
+        if self.needed[TARGET_PROTOTYPES]:
+            self.totals[TARGET_PROTOTYPES].addmm_(slope_cK.T, features_Md[rows].detach().to(slope_cK.dtype))
 
     def add_trunk(self, rows: slice, leaf_cD, z_cd, slope_cd) -> None:
         """Back through the trunk of one chunk, from the gradient of its bottleneck features."""
-        places = [index for index, needed in enumerate(self.needed) if needed and index != 1]
-        sources = [leaf_cD if index == 0 else self.inputs[index] for index in places]
+        places = [index for index in (TOKENS, *range(TRUNK, len(self.inputs))) if self.needed[index]]
+        sources = [leaf_cD if index == TOKENS else self.inputs[index] for index in places]
         gradients = torch.autograd.grad(z_cd, sources, slope_cd.to(z_cd.dtype), allow_unused=True)
         for index, gradient in zip(places, gradients, strict=True):
-            if index == 0:
-                self.totals[0][rows] = gradient
+            if index == TOKENS:
+                self.totals[TOKENS][rows] = gradient
             elif gradient is not None:
                 if self.totals[index] is None:
                     self.totals[index] = self._zeros(index)
@@ -183,25 +220,29 @@ class _Sums:
 
 def _one_chunk(job: _Job, rows: slice, tokens_MD, prototypes_Kd, per_token_M, sums: _Sums) -> None:
     """Loss and gradients of `tokens_MD[rows]`, written into `per_token_M` and added to `sums`."""
-    trunk_trains = sums.needed[0] or any(sums.needed[2:])
-    with torch.set_grad_enabled(trunk_trains), _autocast_without_cache(tokens_MD.device.type):
-        leaf_cD = tokens_MD[rows].detach().requires_grad_(sums.needed[0])
+    with torch.set_grad_enabled(sums.trunk_trains), _autocast_without_cache(tokens_MD.device.type):
+        leaf_cD = tokens_MD[rows].detach().requires_grad_(sums.needed[TOKENS])
         z_cd = job.head(leaf_cD)
     with torch.autocast(tokens_MD.device.type, enabled=False):
         flat_cd = z_cd.detach().to(prototypes_Kd.dtype)
         # At most three [c, K] tensors at a time: hence the order, the temporaries without a name and the `del`.
         log_prediction_cK = (flat_cd @ prototypes_Kd.T).div_(job.temperature).log_softmax(1)
         target_cK = _target(job.target, rows)
-        per_token_M[rows] = -(target_cK * log_prediction_cK).sum(1)
-        if not any(sums.needed):
+        product_cK = target_cK * log_prediction_cK
+        per_token_M[rows] = -product_cK.sum(1)
+        if sums.target_trains:
+            scale_c = -job.target.gradient / job.target.temperature * job.weights[rows]
+            sums.add_target(rows, product_cK.addcmul_(target_cK, per_token_M[rows, None]).mul_(scale_c[:, None]))
+        del product_cK
+        if not sums.student_trains:
             return
         slope_cK = log_prediction_cK.exp_()
         slope_cK.sub_(target_cK).mul_((job.weights[rows] / job.temperature)[:, None])
         del log_prediction_cK, target_cK
         sums.add_prototypes(slope_cK, flat_cd)
-        slope_cd = slope_cK @ prototypes_Kd if trunk_trains else None
+        slope_cd = slope_cK @ prototypes_Kd if sums.trunk_trains else None
         del slope_cK
-    if trunk_trains and z_cd.requires_grad:
+    if sums.trunk_trains and z_cd.requires_grad:
         sums.add_trunk(rows, leaf_cD, z_cd, slope_cd)
 
 

@@ -2,7 +2,7 @@
 
 checkpoints/step_00001000/
     student.safetensors    encoders, heads, temperatures, adapters
-    teacher.safetensors    what a momentum teacher holds; absent for frozen ones
+    teacher.safetensors    what a momentum teacher holds, or what learns of a partial one; absent for frozen ones
     objective.safetensors  centres and running statistics
     optimizer.safetensors  optimiser state, `NAME OF STATE/NAME OF PARAMETER`
     rank_0.safetensors     generators of each rank

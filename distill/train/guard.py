@@ -8,9 +8,6 @@ from torch import Tensor
 
 from distill.contracts import Losses
 
-FINISHED, DIVERGED, INTERRUPTED = 0, 3, 75
-"""Exit codes of a training run. 75 (EX_TEMPFAIL): ended on request, resumes from its checkpoint."""
-
 
 class NonFiniteLoss(RuntimeError):
     """Some loss term is NaN or infinite; the message names step, term and the batch's samples."""

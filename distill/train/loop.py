@@ -17,16 +17,17 @@ from distill.data.loader import BatchStream
 from distill.data.sources import open_source
 from distill.encoders.attention import prefer_plain_attention
 from distill.eval.in_training import evaluate_in_training
+from distill.exit_codes import DIVERGED, FINISHED, INTERRUPTED
 from distill.train import checkpoint, resume
-from distill.train.clock import Clock
-from distill.train.guard import DIVERGED, FINISHED, INTERRUPTED, FiniteGuard, NonFiniteLoss, StopRequest
+from distill.train.clock import Clock, peak_bytes
+from distill.train.guard import FiniteGuard, NonFiniteLoss, StopRequest
 from distill.train.journal import Journal, last_evaluation, write_atomically
-from distill.train.optim import build_optimizer
+from distill.train.optim import build_optimizer, teacher_groups, trained_parameters
 from distill.train.step import Stepped, training_step
 
 
 def train(recipe: Recipe) -> int:
-    """Carry out a recipe, going on from its last checkpoint. Returns an exit code of `distill.train.guard`."""
+    """Carry out a recipe, going on from its last checkpoint. Returns an exit code of `distill.exit_codes`."""
     accelerator = build_accelerator(recipe)
     run = open_run(recipe, accelerator)
     training = Training(recipe, run=run, accelerator=accelerator)
@@ -106,6 +107,8 @@ class Training:
         self.recipe, self.run, self.accelerator = recipe, run, accelerator
         self.parts = self._compose()
         self.optimizer = build_optimizer(self.parts.learner, recipe)
+        for group in teacher_groups(self.parts.teacher, recipe):
+            self.optimizer.add_param_group(group)
         found = checkpoint.latest(run, say=print if accelerator.is_main_process else lambda message: None)
         self.step = found.step if found else 0
         position = None
@@ -240,7 +243,7 @@ class Training:
         """What the numbers at the end are to be compared with: the student before, and the teacher it learns from."""
         if self.accelerator.is_main_process:
             found = {"untrained": evaluate_in_training(self.parts.learner.encoder, self.recipe)}
-            if self.recipe.teacher.kind == "frozen":
+            if self.recipe.teacher.kind in ("frozen", "partial"):
                 teacher = self.parts.teacher
                 data = replace(self.recipe.data, image_size=teacher.image_size)
                 found["teacher"] = evaluate_in_training(teacher.encoder, replace(self.recipe, data=data))
@@ -272,6 +275,10 @@ class Training:
             self.journal.say(f"going on after step {self.step}")
         for row in self.parts.report:
             self.journal.say(f"  {row}")
+        if self.recipe.teacher.kind == "partial":
+            learning = sum(parameter.numel() for _, parameter in trained_parameters(self.parts.teacher))
+            total = sum(parameter.numel() for parameter in self.parts.teacher.parameters())
+            self.journal.say(f"  teacher: {learning:,} of {total:,} parameters trained")
 
     def _finish(self, clock: Clock) -> None:
         """Write summary.json: what was trained, on what, how it scored, and what was broken in the data."""
@@ -282,6 +289,8 @@ class Training:
             "name": self.recipe.name,
             "steps": self.step,
             "seconds": clock.total_seconds(),
+            "seconds_per_step": clock.seconds_per_step(),
+            "peak_bytes": peak_bytes(self.accelerator.device),
             "scores": self.scores,
             "baselines": json.loads(baselines.read_text()) if baselines.exists() else {},
             "best": self.best,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.compose import Parts
 from distill.config import Recipe, differences, recipe_from_file, save_recipe
@@ -34,8 +34,8 @@ def save(
         checkpoint.write_part(run, step, "student", parts.learner.state_dict())
         checkpoint.write_part(run, step, "optimizer", _optimizer_state(optimizer, parts))
         checkpoint.write_part(run, step, "objective", parts.objective.state_dict())
-        if parts.recipe.teacher.kind == "momentum" and parts.teacher is not None:
-            checkpoint.write_part(run, step, "teacher", parts.teacher.state_dict())
+        if changing := _changing_state(parts):
+            checkpoint.write_part(run, step, "teacher", changing)
         state = {"step": step, "processes": accelerator.num_processes, "best": best}
         checkpoint.write_part(run, step, "state.json", state)
         save_recipe(parts.recipe, checkpoint.unfinished_folder(run, step) / "recipe.yaml")
@@ -53,8 +53,9 @@ def restore(found: Checkpoint, *, parts: Parts, optimizer, accelerator: Accelera
     """
     load_strictly(parts.learner, found.tensors("student"), what="student")
     load_strictly(parts.objective, found.tensors("objective"), what="objective")
-    if parts.recipe.teacher.kind == "momentum" and parts.teacher is not None:
-        load_strictly(parts.teacher, found.tensors("teacher"), what="teacher")
+    if changing := _changing_state(parts):
+        unchanged = {name: value for name, value in parts.teacher.state_dict().items() if name not in changing}
+        load_strictly(parts.teacher, unchanged | found.tensors("teacher"), what="teacher")
     _restore_optimizer(optimizer, parts, found.tensors("optimizer"))
     rank, written_by = accelerator.process_index, found.state()["processes"]
     if rank < written_by:
@@ -63,11 +64,14 @@ def restore(found: Checkpoint, *, parts: Parts, optimizer, accelerator: Accelera
 
 
 def refuse_another_recipe(run: Path, recipe: Recipe) -> None:
-    """Raises ValueError with a diff when the run folder belongs to a different recipe; `run.*` may differ."""
+    """Raises ValueError with a diff when the run folder belongs to a different recipe.
+
+    Name, place and what is measured may differ: they do not change the training.
+    """
     path = run / "recipe.yaml"
     if not path.exists():
         return
-    changed = differences(recipe_from_file(path), recipe, ignore=("run",))
+    changed = differences(recipe_from_file(path), recipe, ignore=("run", "name", "evaluate"))
     if changed:
         lines = "\n  ".join(changed)
         raise ValueError(
@@ -76,17 +80,34 @@ def refuse_another_recipe(run: Path, recipe: Recipe) -> None:
         )
 
 
+def _changing_state(parts: Parts) -> dict[str, Tensor]:
+    """What training changes of the teacher: all of a momentum one, what learns of a partial one, else nothing."""
+    if parts.teacher is None:
+        return {}
+    if parts.recipe.teacher.kind == "momentum":
+        return parts.teacher.state_dict()
+    return {name: parameter.detach() for name, parameter in trained_parameters(parts.teacher)}
+
+
+def _optimised(parts: Parts) -> dict[str, nn.Parameter]:
+    """Every trained parameter by its name in checkpoints; a teacher's begin with `teacher.`."""
+    ours = dict(trained_parameters(parts.learner))
+    if parts.teacher is not None:
+        ours |= {f"teacher.{name}": parameter for name, parameter in trained_parameters(parts.teacher)}
+    return ours
+
+
 def _optimizer_state(optimizer: torch.optim.Optimizer, parts: Parts) -> dict[str, Tensor]:
     """Optimiser state by `STATE/PARAMETER`; torch's AdamW and Adafactor keep tensors only."""
     tensors = {}
-    for name, parameter in trained_parameters(parts.learner):
+    for name, parameter in _optimised(parts).items():
         for key, value in optimizer.state[parameter].items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value)
     return tensors
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, parts: Parts, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(trained_parameters(parts.learner))
+    parameters = _optimised(parts)
     for full_name, value in tensors.items():
         key, name = full_name.split("/", 1)
         # `step` stays on the CPU unless the optimiser is fused or capturable; torch wants it beside the parameter then.

@@ -9,7 +9,7 @@ from torch import Tensor
 from distill.compose import Parts
 from distill.contracts import Batch, Losses
 from distill.train.accumulate import backward_in_pieces
-from distill.train.optim import set_learning_rate
+from distill.train.optim import clip_gradients, set_learning_rate
 from distill.train.schedules import learning_rate, teacher_momentum
 
 
@@ -57,7 +57,7 @@ def training_step(
                 world=accelerator.num_processes,
             )
         accelerator.backward(losses.total)
-    norm = accelerator.clip_grad_norm_(learner.parameters(), recipe.optim.clip or torch.inf)
+    norm = clip_gradients(learner, parts.teacher, limit=recipe.optim.clip, accelerator=accelerator)
     optimizer.step()
     optimizer.zero_grad()
     parts.objective.step()
