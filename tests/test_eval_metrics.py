@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from distill.eval import knn, metrics, retrieval
 from distill.eval.knn import KnnSettings, accuracy_result, classify
 from distill.eval.linear_segmentation import LinearSettings, Moments, evaluate, fit, patch_shares
-from distill.eval.metrics import confusion_matrix, hit_ranks, intersection_over_union, neighbour_votes
+from distill.eval.metrics import count_pixels, hit_ranks, intersection_over_union, neighbour_votes, segmentation_result
 from distill.eval.retrieval import RetrievalSettings
 
 
@@ -26,27 +26,58 @@ def drawn(high: int, *shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_confusion_and_iou_agree_with_scikit_learn():
+def test_counts_and_iou_agree_with_scikit_learn_in_every_picture_and_over_all():
     label, prediction = drawn(6, 3, 20, 30), drawn(6, 3, 20, 30, seed=1)
     label[0, :5] = 255
-    found = confusion_matrix(prediction, label, num_classes=6, ignore=255)
+    label[2, label[2] == 4] = 255  # a class that one picture lacks
+    found = count_pixels(prediction, label, num_classes=6, ignore=255)
+    for picture in range(3):
+        kept = label[picture] != 255
+        confusion = sklearn_confusion(label[picture][kept], prediction[picture][kept], labels=range(6))
+        hits = confusion.diagonal()
+        assert found.intersection_NK[picture].tolist() == hits.tolist()
+        assert found.union_NK[picture].tolist() == (confusion.sum(0) + confusion.sum(1) - hits).tolist()
+        assert found.labelled_N[picture] == kept.sum()
     kept = label != 255
-    assert found.tolist() == sklearn_confusion(label[kept], prediction[kept]).tolist()
+    iou = intersection_over_union(found.intersection_NK.sum(0), found.union_NK.sum(0))
     expected = jaccard_score(label[kept], prediction[kept], average=None)
-    assert intersection_over_union(found).tolist() == pytest.approx(expected.tolist(), abs=1e-15)
+    assert iou.tolist() == pytest.approx(expected.tolist(), abs=1e-15)
 
 
 def test_a_class_that_never_occurs_has_no_iou_and_one_only_predicted_has_zero():
-    label, prediction = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 3])
-    iou = intersection_over_union(confusion_matrix(prediction, label, num_classes=4, ignore=255)).tolist()
+    label, prediction = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 0, 1, 3]]])
+    counts = count_pixels(prediction, label, num_classes=4, ignore=255)
+    iou = intersection_over_union(counts.intersection_NK[0], counts.union_NK[0]).tolist()
     assert iou[0] == 1.0 and iou[1] == 0.5 and math.isnan(iou[2]) and iou[3] == 0.0
 
 
-def test_confusions_add_up_over_pictures():
-    label, prediction = drawn(4, 8, 9), drawn(4, 8, 9, seed=1)
-    whole = confusion_matrix(prediction, label, num_classes=4, ignore=255)
-    parts = [confusion_matrix(p, y, num_classes=4, ignore=255) for p, y in zip(prediction, label, strict=True)]
-    assert torch.equal(whole, sum(parts))
+def test_a_picture_without_any_label_counts_nothing_and_shifts_no_other():
+    label, prediction = drawn(4, 3, 8, 9), drawn(4, 3, 8, 9, seed=1)
+    label[1] = 255
+    found = count_pixels(prediction, label, num_classes=4, ignore=255)
+    assert found.labelled_N.tolist() == [72, 0, 72]
+    assert not found.union_NK[1].any()
+    alone = count_pixels(prediction[2:], label[2:], num_classes=4, ignore=255)
+    assert torch.equal(found.intersection_NK[2:], alone.intersection_NK)
+    assert torch.equal(found.union_NK[2:], alone.union_NK)
+
+
+def test_the_scores_of_a_segmentation_follow_from_what_its_pictures_contributed():
+    label, prediction = drawn(5, 7, 12, 10), drawn(5, 7, 12, 10, seed=1)
+    label[label == 4] = 255
+    prediction[prediction == 4] = 0  # the last class never occurs
+    found = segmentation_result(
+        count_pixels(prediction, label, num_classes=5, ignore=255), class_names=[*"abcde"], num_things=2, settings={}
+    )
+    hits, union = (found.per_picture[name].sum(0).double() for name in ("intersection", "union"))
+    assert (hits[:4] / union[:4]).mean().item() == found.values["miou"]
+    assert (hits[:2] / union[:2]).mean().item() == found.values["miou_things"]
+    correct, labelled = (found.per_picture[name].sum().item() for name in ("correct", "labelled"))
+    assert correct / labelled == found.values["pixel_accuracy"]
+    assert {name: (values.dtype, len(values)) for name, values in found.per_picture.items()} == dict.fromkeys(
+        ("intersection", "union", "correct", "labelled"), (torch.int32, 7)
+    )
+    assert found.num_images == 7
 
 
 @pytest.mark.parametrize("num_neighbours", [1, 3, 5, 8])
@@ -101,6 +132,12 @@ def test_a_class_without_pictures_counts_in_no_accuracy():
     assert math.isnan(found.per_class["c"])
 
 
+def test_the_right_answers_of_neighbours_are_kept_picture_by_picture():
+    found = accuracy_result(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), class_names=["a", "b"], settings={})
+    assert found.per_picture["correct"].tolist() == [1, 0, 1]
+    assert found.per_picture["correct"].double().mean().item() == found.values["accuracy"]
+
+
 def test_ranks_agree_with_sorting():
     query, gallery = random(40, 6), random(70, 6, seed=1)
     own = torch.rand(40, 70, generator=torch.Generator().manual_seed(2)) < 0.05
@@ -150,6 +187,34 @@ def test_recall_agrees_with_loops_over_pictures_and_captions(cls, monkeypatch):
     assert 0 < found.values["image_to_text_r5"] < 1
     monkeypatch.setattr(retrieval, "MAX_ELEMENTS", 100)
     assert retrieval.evaluate(encoder, data, RetrievalSettings(cls=cls, batch_size=7)).values == found.values
+
+
+def test_recall_is_the_mean_over_pictures_weighted_by_their_captions():
+    data = captioned()
+    data.captions = [texts[: 1 + number % 3] for number, texts in enumerate(data.captions)]
+    found = retrieval.evaluate(know_nothing(), data, RetrievalSettings())
+    weight = found.per_picture["num_captions"]
+    assert weight.tolist() == [len(texts) for texts in data.captions]
+    for k in (1, 5):
+        hits = found.per_picture[f"image_to_text_r{k}"]
+        assert hits.dtype == torch.uint8
+        assert hits.double().mean().item() == found.values[f"image_to_text_r{k}"]
+        share = found.per_picture[f"text_to_image_r{k}"].double()
+        # float32 shares of thirds: 6e-9 was measured.
+        assert (share * weight).sum().item() / weight.sum().item() == pytest.approx(
+            found.values[f"text_to_image_r{k}"], abs=1e-7
+        )
+    assert 0 < found.values["text_to_image_r5"] < 1
+
+
+def test_hits_belong_to_the_picture_whose_captions_they_are():
+    names = ["red", "blue"]
+    pictures = torch.stack([painted(torch.full((8, 8), number)) for number in (0, 1)])
+    # The blue picture is called red as well by mistake: its own best caption is a stranger's equal.
+    data = Captioned(pictures, [["a red one"], ["red", "a blue one", "another red one"]])
+    found = retrieval.evaluate(all_knowing(names), data, RetrievalSettings()).per_picture
+    assert found["image_to_text_r1"].tolist() == [0, 1]
+    assert found["text_to_image_r1"].tolist() == pytest.approx([1, 1 / 3])
 
 
 def test_equal_captions_are_right_for_each_of_their_owners():

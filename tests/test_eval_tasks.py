@@ -25,7 +25,7 @@ from distill.eval.datasets import (
     largest_thing,
     spread,
 )
-from distill.eval.in_training import evaluate_in_training, measuring
+from distill.eval.in_training import evaluate_in_training, measuring, run_task
 from distill.eval.knn import KnnSettings
 from distill.train import checkpoint
 from distill.train.checkpoint import find
@@ -100,6 +100,18 @@ def test_every_task_measures_the_procedural_world(task, tiny_encoder):
         assert name.startswith(f"{task}/")
         assert 0 <= value <= 1 or np.isnan(value)
     assert evaluate_in_training(tiny_encoder, TINY, 12, (task,)) == pytest.approx(scores, nan_ok=True)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_says_what_each_picture_contributed(task, tiny_encoder):
+    found = run_task(tiny_encoder, task, data=evaluation_data(TINY, 12), recipe=TINY)
+    assert found.per_picture
+    for name, values in found.per_picture.items():
+        assert len(values) == found.num_images, name
+        assert values.device.type == "cpu", name
+    if task == "retrieval":
+        for name in ("image_to_text_r1", "text_to_image_r5", "cls1_image_to_text_r1", "cls1_text_to_image_r5"):
+            assert found.per_picture[name].double().mean().item() == pytest.approx(found.values[name], abs=1e-12)
 
 
 def test_scores_come_in_the_order_of_the_tasks_with_each_headline_first(tiny_encoder):

@@ -249,6 +249,18 @@ def test_the_batch_size_changes_nothing_even_when_sizes_differ():
     for batch_size in (2, 5, 64):
         found = evaluate(know_nothing(), data, dataclasses.replace(SCALED, batch_size=batch_size))
         assert found.values == pytest.approx(reference.values, abs=1e-9)
+        for name, counts in reference.per_picture.items():
+            assert torch.equal(found.per_picture[name], counts), name
+
+
+def test_every_picture_s_counts_stand_at_its_place_in_the_set():
+    data = noisy_set(sizes=SIZES * 2)
+    found = evaluate(know_nothing(), data, dataclasses.replace(SCALED, batch_size=3)).per_picture
+    assert len({tuple(row) for row in found["intersection"].tolist()}) == len(data)
+    for place, item in enumerate(data.items):
+        alone = evaluate(know_nothing(), Listed([item], NAMES), SCALED).per_picture
+        assert all(torch.equal(found[name][place], alone[name][0]) for name in alone)
+        assert found["labelled"][place] == (item[1] != 255).sum()
 
 
 @pytest.mark.parametrize(

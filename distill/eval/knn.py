@@ -111,10 +111,17 @@ def accuracy_result(
     """Accuracy over pictures and over classes; NaN for a class without pictures, which no mean counts."""
     if not len(label_n):
         raise ValueError("no picture has a class, so there is nothing to score")
-    right_n = (predicted_n == label_n).double()
+    correct_n = predicted_n == label_n
+    right_n = correct_n.double()
     per_class = {name: right_n[label_n == number].mean().item() for number, name in enumerate(class_names)}
     values = {
         "accuracy": right_n.mean().item(),
         "class_accuracy": torch.tensor(list(per_class.values()), dtype=torch.double).nanmean().item(),
     }
-    return TaskResult(values=values, per_class=per_class, settings=settings, num_images=len(label_n))
+    return TaskResult(
+        values=values,
+        per_class=per_class,
+        per_picture={"correct": correct_n.to(torch.uint8)},
+        settings=settings,
+        num_images=len(label_n),
+    )

@@ -17,7 +17,7 @@ from distill.contracts import ImageEncoder, SegmentationSet, Tokens
 from distill.encoders.dual import DualEncoder
 from distill.eval.dense import LinearScores, best_class
 from distill.eval.features import Kind, Precision, batches, patch_map, resize_short_side, tokens
-from distill.eval.metrics import TaskResult, confusion_matrix, segmentation_result
+from distill.eval.metrics import TaskResult, count_set, segmentation_result
 from distill.eval.things import num_things_of
 
 
@@ -49,19 +49,16 @@ def evaluate(
     """
     if train_set.class_names != data.class_names:
         raise ValueError("the training and the evaluation pictures have different classes")
-    num_classes = len(data.class_names)
     scores = fit(encoder.image, train_set, settings)
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.long)
-    for pixels, labels in batches(data, settings.batch_size):
-        features_BDhw = patch_map(_tokens(encoder.image, pixels, settings))
-        predicted = best_class(features_BDhw, scores, size=tuple(labels.shape[-2:]))
-        confusion += confusion_matrix(predicted.cpu(), labels.cpu(), num_classes=num_classes, ignore=data.ignore)
+
+    def predict(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        return best_class(patch_map(_tokens(encoder.image, pixels, settings)), scores, size=size)
+
     return segmentation_result(
-        confusion,
+        count_set(data, predict, batch_size=settings.batch_size),
         class_names=data.class_names,
         num_things=num_things_of(data),
         settings=asdict(settings) | {"num_train_images": len(train_set)},
-        num_images=len(data),
     )
 
 

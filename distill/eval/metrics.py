@@ -1,15 +1,20 @@
-"""What the tasks count: confusion matrices, neighbours' votes, ranks; and the result every task returns.
+"""What the tasks count, picture by picture: pixels of classes, neighbours' votes, ranks; and what every task returns.
 
 Ties and absent classes have stated results, because collapsed encoders produce both.
-Legend: K classes, Q queries, G gallery items, D width.
+Legend: N pictures of a set, B of a batch, K classes, (H, W) pixels, Q queries, G gallery items, D width.
 """
 
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from distill.contracts import SegmentationSet
+from distill.eval.features import InBatches, batches
 
 MAX_ELEMENTS = 2**24
 """Largest temporary tensor of a task, in elements: 64 MiB in float32. Changes memory, not results."""
@@ -23,57 +28,138 @@ class TaskResult:
     """The headline comes first."""
     per_class: dict[str, float]
     """IoU or accuracy of every class; empty for tasks without classes, NaN for classes that never occurred."""
+    per_picture: dict[str, Tensor]
+    """What each of N pictures contributed, in the order of the set, on the CPU: the values follow from sums over it.
+
+    Segmentation, int32: `intersection` and `union` [N, K], pixels by class in the order of `per_class`; `correct` and
+    `labelled` [N], pixels. Retrieval: `image_to_text_r1` [N], hits, uint8; `text_to_image_r1` [N], the share of a
+    picture's captions that hit, float32; `num_captions` [N], int32, its weight in the mean; also r5, and all of them
+    as `cls1_...`. knn: `correct` [N], uint8, of the pictures that have a class. Empty where a task has nothing.
+    """
     settings: dict[str, Any]
     num_images: int
 
 
-def confusion_matrix(
-    prediction: Int[Tensor, "*shape"], label: Int[Tensor, "*shape"], *, num_classes: int, ignore: int
-) -> Int[Tensor, "K K"]:
-    """Counts [label, prediction] of all positions whose label is not `ignore`, as int64.
+@dataclass(frozen=True, kw_only=True)
+class PixelCounts:
+    """Labelled pixels of every picture. Over any choice of pictures the counts add up."""
+
+    intersection_NK: Int[Tensor, "N K"]
+    """Of this class and predicted as it."""
+    union_NK: Int[Tensor, "N K"]
+    """Of this class or predicted as it."""
+    labelled_N: Int[Tensor, " N"]
+
+
+def count_pixels(
+    prediction_BHW: Int[Tensor, "B H W"], label_BHW: Int[Tensor, "B H W"], *, num_classes: int, ignore: int
+) -> PixelCounts:
+    """Counts, as int32, of the pixels whose label is not `ignore`; what is predicted elsewhere does not matter.
 
     Raises ValueError for labels that are neither a class nor `ignore`.
     """
-    counts = label != ignore
-    label_n, prediction_n = label[counts].long(), prediction[counts].long()
+    known_BHW = label_BHW != ignore
+    label_n, prediction_n = label_BHW[known_BHW].long(), prediction_BHW[known_BHW].long()
     strange = label_n[(label_n < 0) | (label_n >= num_classes)]
     if len(strange):
         raise ValueError(f"label {strange[0].item()} is neither one of {num_classes} classes nor ignore={ignore}")
-    flat = torch.bincount(label_n * num_classes + prediction_n, minlength=num_classes**2)
-    return flat.view(num_classes, num_classes)
+    labelled_B = known_BHW.flatten(1).sum(1)
+    num_pictures = len(labelled_B)
+    first_bin = torch.arange(num_pictures, device=label_n.device) * num_classes
+    first_n = first_bin.repeat_interleave(labelled_B, output_size=len(label_n))
+
+    def by_class(bin_m: Tensor) -> Tensor:
+        return torch.bincount(bin_m, minlength=num_pictures * num_classes).view(num_pictures, num_classes)
+
+    label_bin_n = first_n + label_n
+    hit_BK = by_class(label_bin_n[label_n == prediction_n])
+    union_BK = by_class(label_bin_n) + by_class(first_n + prediction_n) - hit_BK
+    return PixelCounts(intersection_NK=hit_BK.int(), union_NK=union_BK.int(), labelled_N=labelled_B.int())
 
 
-def intersection_over_union(confusion_KK: Int[Tensor, "K K"]) -> Float[Tensor, " K"]:
+def count_set(
+    data: SegmentationSet, predict: Callable[[Tensor, tuple[int, int]], Tensor], *, batch_size: int
+) -> PixelCounts:
+    """`count_pixels` of every picture of a set, in its order.
+
+    `predict` takes pixels [B, 3, H, W] and the size (H2, W2) of their labels and returns classes [B, H2, W2].
+    """
+    num_classes = len(data.class_names)
+    hit_NK = torch.zeros(len(data), num_classes, dtype=torch.int)
+    union_NK, labelled_N = torch.zeros_like(hit_NK), hit_NK.new_zeros(len(data))
+    for places, pixels, labels in numbered_batches(data, batch_size):
+        predicted = predict(pixels, tuple(labels.shape[-2:]))
+        found = count_pixels(predicted.cpu(), labels.cpu(), num_classes=num_classes, ignore=data.ignore)
+        hit_NK[places], union_NK[places] = found.intersection_NK, found.union_NK
+        labelled_N[places] = found.labelled_N
+    return PixelCounts(intersection_NK=hit_NK, union_NK=union_NK, labelled_N=labelled_N)
+
+
+def numbered_batches(data: SegmentationSet, batch_size: int) -> Iterator[tuple[Sequence[int], Tensor, Tensor]]:
+    """`features.batches` with the places of the pictures in the set: so results do not depend on the batch size."""
+    if isinstance(data, InBatches):
+        start = 0
+        for pixels, labels in batches(data, batch_size):
+            yield range(start, start + len(pixels)), pixels, labels
+            start += len(pixels)
+        return
+    noted = _Noted(data)
+    for pixels, labels in batches(noted, batch_size):
+        waiting = noted.waiting[pixels.shape[1:]]
+        yield [waiting.popleft() for _ in pixels], pixels, labels
+
+
+class _Noted:
+    """A set that notes which pictures of a size were read. Batches keep their order within a size."""
+
+    def __init__(self, data: SegmentationSet):
+        self.data, self.class_names, self.ignore = data, data.class_names, data.ignore
+        self.waiting: dict[torch.Size, deque[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        pixels, labels = self.data[index]
+        self.waiting.setdefault(pixels.shape, deque()).append(index)
+        return pixels, labels
+
+
+def intersection_over_union(intersection_K: Int[Tensor, " K"], union_K: Int[Tensor, " K"]) -> Float[Tensor, " K"]:
     """IoU of every class in float64; NaN where the union is empty: neither labelled nor predicted anywhere."""
-    hit_K = confusion_KK.diagonal().double()
-    union_K = confusion_KK.sum(0) + confusion_KK.sum(1) - hit_K
-    return torch.where(union_K > 0, hit_K / union_K, torch.nan)
+    return torch.where(union_K > 0, intersection_K.double() / union_K, torch.nan)
 
 
 def segmentation_result(
-    confusion_KK: Int[Tensor, "K K"],
-    *,
-    class_names: list[str],
-    num_things: int | None,
-    settings: dict[str, Any],
-    num_images: int,
+    counts: PixelCounts, *, class_names: list[str], num_things: int | None, settings: dict[str, Any]
 ) -> TaskResult:
-    """mIoU over classes with a union, from one confusion matrix over all pictures; and pixel accuracy.
+    """mIoU over classes with a union, from the sums over all pictures; and pixel accuracy.
 
     Where the first `num_things` classes are things and others are not, also the mean over things and over stuff alone.
     """
-    iou_K = intersection_over_union(confusion_KK.cpu())
-    correct, total = confusion_KK.diagonal().sum().item(), confusion_KK.sum().item()
+    iou_K = intersection_over_union(counts.intersection_NK.sum(0), counts.union_NK.sum(0))
+    correct_N = counts.intersection_NK.sum(1)
+    total = counts.labelled_N.sum().item()
     if not total:
         raise ValueError("no pixel has a label, so there is nothing to score")
-    values = {"miou": iou_K.nanmean().item(), "pixel_accuracy": correct / total}
+    values = {"miou": iou_K.nanmean().item(), "pixel_accuracy": correct_N.sum().item() / total}
     if num_things is not None and 0 < num_things < len(class_names):
         values |= {
             "miou_things": iou_K[:num_things].nanmean().item(),
             "miou_stuff": iou_K[num_things:].nanmean().item(),
         }
-    per_class = dict(zip(class_names, iou_K.tolist(), strict=True))
-    return TaskResult(values=values, per_class=per_class, settings=settings, num_images=num_images)
+    return TaskResult(
+        values=values,
+        per_class=dict(zip(class_names, iou_K.tolist(), strict=True)),
+        per_picture={
+            "intersection": counts.intersection_NK,
+            "union": counts.union_NK,
+            "correct": correct_N.int(),
+            "labelled": counts.labelled_N,
+        },
+        settings=settings,
+        num_images=len(correct_N),
+    )
 
 
 def hit_ranks(

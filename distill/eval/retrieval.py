@@ -1,6 +1,6 @@
 """Retrieval: which caption belongs to a picture, and which picture to a caption.
 
-Legend: n pictures, m distinct captions, C CLS tokens, D width.
+Legend: n pictures, c captions, m of them distinct, D width.
 """
 
 from dataclasses import asdict, dataclass
@@ -54,7 +54,25 @@ def evaluate(encoder: DualEncoder, data: CaptionedPictures, settings: RetrievalS
     to_image = _ranks(text_mD.double(), image_nD.double(), query=text, item=owner)[text]
     values = {f"image_to_text_r{k}": (to_text < k).double().mean().item() for k in RANKS}
     values |= {f"text_to_image_r{k}": (to_image < k).double().mean().item() for k in RANKS}
-    return TaskResult(values=values, per_class={}, settings=asdict(settings), num_images=len(data))
+    return TaskResult(
+        values=values,
+        per_class={},
+        per_picture=_per_picture(to_text, to_image, owner=owner),
+        settings=asdict(settings),
+        num_images=len(data),
+    )
+
+
+def _per_picture(
+    to_text_n: Int[Tensor, " n"], to_image_c: Int[Tensor, " c"], *, owner: Int[Tensor, " c"]
+) -> dict[str, Tensor]:
+    """Hits of every picture from the ranks of n pictures and c captions (`metrics.TaskResult`)."""
+    num_captions = owner.bincount(minlength=len(to_text_n))
+    found = {f"image_to_text_r{k}": (to_text_n < k).to(torch.uint8) for k in RANKS}
+    for k in RANKS:
+        hits = owner.bincount((to_image_c < k).double(), minlength=len(to_text_n))
+        found[f"text_to_image_r{k}"] = (hits / num_captions).float()
+    return found | {"num_captions": num_captions.int()}
 
 
 def image_embeddings(

@@ -3,13 +3,16 @@
 from distill.config import Evaluate
 from distill.encoders.dual import DualEncoder
 from distill.eval import knn, linear_segmentation, retrieval, zero_shot_segmentation
+from distill.eval.linear_segmentation import LinearSettings
 from distill.eval.metrics import TaskResult
+from distill.eval.retrieval import RetrievalSettings
 from distill.eval.sets import EvaluationData
+from distill.eval.zero_shot_segmentation import ZeroShotSettings
 
 
-def zero_shot(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+def zero_shot_settings(data: EvaluationData, asked: Evaluate) -> ZeroShotSettings:
     """Windows are as large as the training pictures and overlap by a quarter: the paper's 448 and 336 at 448."""
-    settings = zero_shot_segmentation.ZeroShotSettings(
+    return ZeroShotSettings(
         templates=asked.templates,
         features=asked.features,
         mode=asked.mode,
@@ -19,25 +22,37 @@ def zero_shot(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> Ta
         window=data.image_size,
         stride=data.image_size * 3 // 4,
     )
-    return zero_shot_segmentation.evaluate(encoder, data.segmentation, settings)
+
+
+def linear_settings(data: EvaluationData) -> LinearSettings:
+    """Reads final patch tokens, as linear probes do: templates, features and mode are zero-shot settings."""
+    return LinearSettings(short_side=data.short_side)
+
+
+def retrieval_settings(num_cls: int) -> tuple[RetrievalSettings, ...]:
+    """One for each CLS token, the last token's first: it reads the detailed captions."""
+    return tuple(RetrievalSettings(cls=cls) for cls in reversed(range(num_cls)))
+
+
+def zero_shot(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    return zero_shot_segmentation.evaluate(encoder, data.segmentation, zero_shot_settings(data, asked))
 
 
 def linear(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
-    """Reads final patch tokens, as linear probes do: templates, features and mode are zero-shot settings."""
-    settings = linear_segmentation.LinearSettings(short_side=data.short_side)
-    return linear_segmentation.evaluate(encoder, data.segmentation_train, data.segmentation, settings)
+    return linear_segmentation.evaluate(encoder, data.segmentation_train, data.segmentation, linear_settings(data))
 
 
 def captions(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
     """The last CLS token's recalls; with two tokens also CLS 1's, as `cls1_...`."""
-    last = retrieval.RetrievalSettings(cls=encoder.image.num_cls - 1)
+    last, *others = retrieval_settings(encoder.image.num_cls)
     found = retrieval.evaluate(encoder, data.captions[1], last)
-    if last.cls == 0:
+    if not others:
         return found
-    first = retrieval.evaluate(encoder, data.captions[0], retrieval.RetrievalSettings(cls=0))
+    first = retrieval.evaluate(encoder, data.captions[0], others[0])
     return TaskResult(
         values=found.values | {f"cls1_{name}": value for name, value in first.values.items()},
         per_class={},
+        per_picture=found.per_picture | {f"cls1_{name}": hits for name, hits in first.per_picture.items()},
         settings=found.settings,
         num_images=found.num_images,
     )

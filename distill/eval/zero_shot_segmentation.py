@@ -10,8 +10,8 @@ from torch import Tensor
 from distill.contracts import ImageEncoder, SegmentationSet
 from distill.encoders.dual import DualEncoder
 from distill.eval.dense import LinearScores, best_class, best_class_in_windows, window_grid
-from distill.eval.features import Kind, Precision, batches, patch_map, resize_short_side, tokens, unit
-from distill.eval.metrics import TaskResult, confusion_matrix, segmentation_result
+from distill.eval.features import Kind, Precision, patch_map, resize_short_side, tokens, unit
+from distill.eval.metrics import TaskResult, count_set, segmentation_result
 from distill.eval.prompts import check_templates, class_embeddings, zeroed
 from distill.eval.things import num_things_of
 
@@ -49,18 +49,16 @@ class ZeroShotSettings:
 @torch.no_grad()
 def evaluate(encoder: DualEncoder, data: SegmentationSet, settings: ZeroShotSettings) -> TaskResult:
     """`miou`, `pixel_accuracy` and, where the set tells things from stuff, `miou_things` and `miou_stuff`."""
-    num_classes = len(data.class_names)
     scores = class_scores(encoder, data.class_names, settings)
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.long)
-    for pixels, labels in batches(data, settings.batch_size):
-        predicted = predict(encoder.image, pixels, scores=scores, size=tuple(labels.shape[-2:]), settings=settings)
-        confusion += confusion_matrix(predicted.cpu(), labels.cpu(), num_classes=num_classes, ignore=data.ignore)
+
+    def predict_size(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        return predict(encoder.image, pixels, scores=scores, size=size, settings=settings)
+
     return segmentation_result(
-        confusion,
+        count_set(data, predict_size, batch_size=settings.batch_size),
         class_names=data.class_names,
         num_things=num_things_of(data),
         settings=asdict(settings),
-        num_images=len(data),
     )
 
 
