@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from distill import __version__
-from distill.config import Evaluate, list_recipes, load_recipe, page_path, recipe_text
+from distill.config import Evaluate, list_recipes, load_recipe, recipe_text
 
+STORE = Path("runs/study")
 TASKS: tuple[str, ...] = get_args(get_args(get_type_hints(Evaluate)["tasks"])[0])
 
 TOP = """\
@@ -18,7 +19,7 @@ Distillation and pretraining of image and image-text encoders: two corners of on
 start here:
   distill recipes list                      what there is to train
   distill train smoke                       twenty steps, to see that everything works
-  distill study first --quick               a small study of iBOT against iBOT++
+  distill study run first --quick           a small study of iBOT against iBOT++
 """
 
 BOTTOM = """\
@@ -38,9 +39,17 @@ A run that was interrupted goes on where it stopped when the same command is giv
 
 STUDY = """\
 examples:
-  distill study first --quick
-  distill study first --seed 1 --to runs/study_1
-  distill study first optim.steps=500"""
+  distill study list                        the studies that come with distill
+  distill study plan bridge                 cells, order, and an estimate of time and disk
+  distill study run first --quick           a small one, in minutes
+  distill study run bridge --seeds 0-4 --workers 2
+  distill study run bridge --scale gpu --cell ibot --cell ibotpp
+  distill study run bridge --on slurm --slurm partition=gpu --slurm timeout_min=600
+  distill study status bridge
+  distill study report bridge
+  distill study promote bridge --to my_recipe.yaml
+
+A study that was stopped or killed goes on when the same command is given again; several processes may work on one."""
 
 EVAL = f"""\
 tasks: {", ".join(TASKS)}
@@ -100,11 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("recipe", metavar="RECIPE", help="a name of `distill recipes list`, or a YAML file")
     command.add_argument("words", metavar="key=value", nargs="*", help=settings)
 
-    command = _command(commands, "study", "run a study: a grid of recipes, its statistics and report", STUDY, run=study)
-    command.add_argument("--quick", action="store_true", help="the small version, in minutes")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the runs (default 0)")
-    command.add_argument("--to", metavar="FOLDER", help="folder of the results (default: in runs)")
-    command.add_argument("words", metavar="NAME | key=value", nargs="*", help=f"study (default: first); {settings}")
+    _add_study(commands, settings)
 
     command = _command(commands, "eval", "measure a trained encoder", EVAL, run=evaluate)
     command.add_argument("path", metavar="RUN|CHECKPOINT", type=Path, help="run folder, or checkpoint folder")
@@ -120,6 +125,42 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_study(commands: argparse._SubParsersAction, settings: str) -> None:
+    command = _command(commands, "study", "run a study: a grid of recipes, its statistics and report", STUDY)
+    actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _command(actions, "list", "the studies that come with distill", run=study("list"))
+    about = {
+        "plan": "print cells, order, and an estimate of time and disk from a few measured steps",
+        "run": "carry out what is not done yet, then write the report",
+        "status": "say what became of every run",
+        "report": "write the report on what is done so far",
+        "work": "carry out one run (what the workers of `run` are started with)",
+    }
+    for name, summary in about.items():
+        action = _command(actions, name, summary, run=study(name))
+        action.add_argument("study", metavar="STUDY", help="a name of `distill study list`, or a YAML file")
+        action.add_argument("words", metavar="key=value", nargs="*", help=settings)
+        action.add_argument("--scale", help="mini, gpu or paper (default: the page's first)")
+        action.add_argument("--quick", action="store_true", help="the small version, in minutes; one seed")
+        action.add_argument("--seeds", metavar="0,1,2", help="seeds (default: the page's)")
+        action.add_argument("--cell", action="append", default=[], metavar="NAME", help="only this cell and its needs")
+        action.add_argument("--to", type=Path, default=STORE, metavar="FOLDER", help=f"of all runs (default: {STORE})")
+        action.add_argument("--launch", metavar="PAGE", help="train every cell under accelerate with this page")
+        if name in ("plan", "run"):
+            action.add_argument("--workers", type=int, metavar="N", help="runs at a time (default: as the machine has)")
+        if name == "plan":
+            action.add_argument("--no-measure", action="store_true", help="no estimate: measure no steps")
+        if name == "run":
+            action.add_argument("--on", choices=("local", "slurm"), default="local", help="where the cells run")
+            action.add_argument("--slurm", action="append", default=[], metavar="key=value", help="submitit's settings")
+    action = _command(actions, "promote", "write a study's winner out as a pretraining recipe", run=study("promote"))
+    action.add_argument("study", metavar="STUDY")
+    action.add_argument("--scale", help="mini, gpu or paper (default: the page's first)")
+    action.add_argument("--results", type=Path, metavar="FOLDER", help=f"of its report (default: in {STORE})")
+    action.set_defaults(store=STORE)
+    action.add_argument("--to", type=Path, required=True, metavar="PAGE", dest="recipe", help="the page to write")
+
+
 def train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.words)
     from distill.train.loop import train as carry_out
@@ -127,16 +168,15 @@ def train(options: argparse.Namespace) -> int:
     return carry_out(recipe)
 
 
-def study(options: argparse.Namespace) -> int:
-    names = [word for word in options.words if "=" not in word]
-    if len(names) > 1:
-        raise ValueError(f"one study at a time, not {', '.join(names)}")
-    name = names[0] if names else "first"
-    overrides = [word for word in options.words if "=" in word]
-    page_path(name, kind="study")  # raises for an unknown study while that is still quick
-    from distill.study.runner import run_study
+def study(name: str) -> Callable[[argparse.Namespace], int]:
+    """One of the study's actions; its module is imported when it is carried out."""
 
-    return run_study(name, quick=options.quick, seed=options.seed, folder=options.to, overrides=overrides)
+    def carry_out(options: argparse.Namespace) -> int:
+        from distill.study.command import ACTIONS
+
+        return ACTIONS[name](options)
+
+    return carry_out
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 import types
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from distill.config import Recipe, load_recipe
 from distill.config.pages import FOLDER, catalogue
 
 MISTAKES = [["train", "ibottp"], ["train", "ibot", "optim.lrr=1"], ["train", "ibot", "masking.ratio=0"]]
-MISTAKES += [["study", "nosuch"], ["study", "a", "b"], ["eval", "nowhere", "knn"], ["recipes", "show", "ibot", "seed"]]
+MISTAKES += [["eval", "nowhere", "knn"], ["recipes", "show", "ibot", "seed"]]
+MISTAKES += [["study", "plan", "nosuch"], ["study", "run", "first", "optim.lrr=1"], ["study", "run", "first", "a"]]
+MISTAKES += [["study", "status", "first", "--cell", "nosuch"], ["study", "run", "first", "--seeds", "0,x"]]
+MISTAKES += [["study", "plan", "first", "--scale", "giant"], ["study", "report", "first", "--to", "nowhere"]]
 
 
 def standing_in(monkeypatch: pytest.MonkeyPatch, module: str, **functions: object) -> None:
@@ -34,7 +38,9 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(arguments: list[str], ca
     assert printed.out == ""
 
 
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["train"], ["eval", ".", "nosuch"], ["recipes", "list", "--x"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["trian"], ["train"], ["eval", ".", "nosuch"], ["recipes", "list", "--x"], ["study"]]
+)
 def test_a_command_that_is_none_shows_the_usage(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
@@ -42,7 +48,17 @@ def test_a_command_that_is_none_shows_the_usage(arguments: list[str], capsys: py
     assert "usage: distill" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "nope"], ["recipes", "list"], ["train", "smoke", "lr=1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "nope"],
+        ["recipes", "list"],
+        ["train", "smoke", "lr=1"],
+        ["study", "run", "nosuch"],
+        ["study", "plan", "first", "--seeds", "x"],
+    ],
+)
 def test_help_and_messages_are_quick_and_load_no_torch(arguments: list[str]) -> None:
     code = "import sys; from distill.cli import main\ntry: main()\nexcept SystemExit: pass\n"
     code += "heavy = {'torch', 'timm', 'open_clip', 'transformers', 'datasets'} & set(sys.modules)\n"
@@ -95,18 +111,19 @@ def test_train_hands_over_the_checked_recipe_and_returns_its_exit_code(monkeypat
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["gpu_1", "--quick", "--seed", "3", "--to", "out", "optim.steps=5"],
-        ["--quick", "gpu_1", "optim.steps=5", "--to", "out", "--seed=3"],
-        ["--seed", "3", "optim.steps=5", "--to", "out", "--quick", "gpu_1"],
+        ["first", "--quick", "--seeds", "3", "--to", "out", "optim.steps=5"],
+        ["--quick", "first", "optim.steps=5", "--to", "out", "--seeds=3"],
+        ["--seeds", "3", "first", "--to", "out", "--quick", "optim.steps=5"],
     ],
     ids=" ".join,
 )
 def test_study_takes_its_words_in_any_order(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
-    calls: list[tuple] = []
-    monkeypatch.setattr(cli, "page_path", lambda name, kind: FOLDER)
-    standing_in(monkeypatch, "distill.study.runner", run_study=lambda *a, **k: calls.append((a, k)) or 0)
-    assert cli.main(["study", *arguments]) == 0
-    assert calls == [(("gpu_1",), {"quick": True, "seed": 3, "folder": "out", "overrides": ["optim.steps=5"]})]
+    calls: list[Namespace] = []
+    standing_in(monkeypatch, "distill.study.command", ACTIONS={"run": lambda options: calls.append(options) or 0})
+    assert cli.main(["study", "run", *arguments]) == 0
+    [options] = calls
+    assert (options.study, options.quick, options.seeds, options.to) == ("first", True, "3", Path("out"))
+    assert options.words == ["optim.steps=5"]
 
 
 def test_eval_hands_over_the_checkpoint_the_task_and_the_settings(

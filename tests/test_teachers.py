@@ -44,10 +44,12 @@ def kinds(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tupl
         "head-only": ("teacher.scope=head",),
         "frozen": frozen(run),
         "timm": (*from_timm, "teacher.image_size=32", "objective.patch.target=features"),
+        "partial": ("teacher.kind=partial", f"teacher.checkpoint={run}", "teacher.trainable=[norms]"),
     }
 
 
-NAMES = ["full", "head-only", "frozen", "timm"]
+WITHOUT_GRADIENT = ["full", "head-only", "frozen", "timm"]
+NAMES = [*WITHOUT_GRADIENT, "partial"]
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
@@ -68,7 +70,7 @@ def batch_for(parts: Parts) -> Batch:
 
 def test_every_public_teacher_is_made_by_some_recipe(kinds: dict[str, tuple[str, ...]], tmp_path: Path):
     made = {type(compose(tiny(tmp_path, *kinds[name])).teacher).__name__ for name in NAMES}
-    assert made == set(teachers.__all__) == {"Frozen", "Momentum"}
+    assert made == set(teachers.__all__) == {"Frozen", "Momentum", "Partial"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,7 +83,7 @@ def test_a_teacher_stays_in_eval_whatever_is_asked_of_it(name: str, kinds: dict,
     assert teacher.train() is teacher
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WITHOUT_GRADIENT)
 def test_targets_carry_no_history_and_no_parameter_asks_for_gradients(name: str, kinds: dict, tmp_path: Path):
     parts = compose(tiny(tmp_path, *kinds[name]))
     batch = batch_for(parts)
@@ -143,8 +145,8 @@ def test_a_momentum_teacher_follows_by_the_moving_average(name: str, momentum: f
         assert same(after, student)
 
 
-@pytest.mark.parametrize("name", ["frozen", "timm"])
-def test_a_frozen_teacher_does_not_follow(name: str, kinds: dict, tmp_path: Path):
+@pytest.mark.parametrize("name", ["frozen", "timm", "partial"])
+def test_only_a_momentum_teacher_follows(name: str, kinds: dict, tmp_path: Path):
     parts = compose(tiny(tmp_path, *kinds[name]))
     before = state(parts.teacher)
     heads = None if parts.learner.heads is None else shaken(parts.learner.heads)

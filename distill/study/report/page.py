@@ -1,6 +1,7 @@
 """A report as a list of blocks, and the same blocks as Markdown and as one HTML file that needs nothing else."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -82,7 +83,7 @@ def _block_markdown(block: Block) -> str:
         case Claims(items=items):
             return "\n".join(f"- **{_sentence_case(decision)}.** {text}" for decision, text in items)
         case Picture(path=path, alt=alt, caption=caption):
-            return f"![{alt}]({path.name})\n\n*{caption}*"
+            return f"![{alt}]({path.name})" + (f"\n\n*{caption}*" if caption else "")
         case Listing(fold=fold, text=text):
             return f"{fold}:\n\n```yaml\n{text.rstrip()}\n```"
 
@@ -111,23 +112,29 @@ def _block_html(block: Block) -> str:
         case Picture(path=path, alt=alt, caption=caption):
             data = base64.b64encode(path.read_bytes()).decode()
             image = f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
-            return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+            said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+            return f"<figure>{image}{said}</figure>"
         case Listing(fold=fold, text=text):
             return _folded(fold, f"<pre>{escape(text)}</pre>")
 
 
 def _table_html(table: Table) -> str:
     head = "".join(
-        f'<th class="{side}">{escape(text)}</th>' for side, text in zip(table.align, table.header, strict=True)
+        f'<th class="{side}">{_breakable(text)}</th>' for side, text in zip(table.align, table.header, strict=True)
     )
     rows = [
-        "".join(f'<td class="{side}">{escape(text)}</td>' for side, text in zip(table.align, row, strict=True))
+        "".join(f'<td class="{side}">{_breakable(text)}</td>' for side, text in zip(table.align, row, strict=True))
         for row in table.rows
     ]
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
     # A caption belongs to its table for screen readers; beneath it, it does not push the numbers away from the text.
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _breakable(text: str) -> str:
+    """Escaped, and long dotted names may break after a dot, a slash or an underscore."""
+    return re.sub(r"([./_])(?=[a-z]\w)", r"\1<wbr>", escape(text))
 
 
 def _claim_html(decision: str, text: str) -> str:

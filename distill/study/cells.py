@@ -1,0 +1,258 @@
+"""From a page to the cells of a study at one scale: products multiplied out, doubles merged, nonsense refused."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import yaml
+
+from distill.config import InvalidCombination, Recipe, RecipeError, load_recipe
+from distill.config.tree import nearest
+from distill.study.grid import Claim, Levels, NamedCell, Page, Product, Promotion, Scale, Settings, read_page
+
+REFERENCE = "cell:"
+"""`cell:NAME` in a setting stands for the run of that cell with the same seed."""
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Settings of runs that differ in their seed only.
+
+    `recipe` has seed 0, and references to other cells where a run's folder will stand. `levels` are those of the
+    factors whose settings it has, for cells that belong to a product; cells outside of products have none.
+    """
+
+    name: str
+    title: str
+    recipe: Recipe
+    levels: Levels = field(default_factory=dict)
+    paper: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the cells whose runs this one starts from."""
+        return tuple(dict.fromkeys(_references(self.recipe)))
+
+    @property
+    def teacher(self) -> str | None:
+        """Name of the cell that is its teacher."""
+        checkpoint = self.recipe.teacher.checkpoint
+        return checkpoint.removeprefix(REFERENCE) if checkpoint and checkpoint.startswith(REFERENCE) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A combination that means nothing: no failure, no cell, but in the report with its reason."""
+
+    name: str
+    levels: Levels
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A page at one scale. Every cell comes after those it needs."""
+
+    name: str
+    title: str
+    scale: str
+    quick: bool
+    expect: str
+    recipe: str
+    launch: str | None
+    seeds: tuple[int, ...]
+    metrics: dict[str, str]
+    factors: dict[str, tuple[str, ...]]
+    """Factor to its levels, for the factors of products."""
+    cells: tuple[Cell, ...]
+    refused: tuple[Refused, ...]
+    claims: tuple[Claim, ...]
+    promote: Promotion | None
+
+    @property
+    def deciding(self) -> str:
+        return next(iter(self.metrics))
+
+    def cell(self, name: str) -> Cell:
+        """Raises ValueError with the nearest name when there is none."""
+        for cell in self.cells:
+            if cell.name == name:
+                return cell
+        known = [cell.name for cell in self.cells]
+        raise ValueError(f"{self.name} has no cell {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+
+
+def load_study(name: str, *, scale: str | None = None, quick: bool = False, overrides: Sequence[str] = ()) -> Study:
+    """The study of a page at one of its scales (the first when not said); `overrides` are for all of its cells.
+
+    Raises RecipeError for a wrong page, scale or setting, InvalidCombination for a named cell that means nothing.
+    """
+    page = read_page(name)
+    scale = scale or next(iter(page.scales))
+    if scale not in page.scales:
+        raise RecipeError(f"{page.name} has no scale {scale!r}; it has {', '.join(page.scales)}")
+    size = page.scales[scale]
+    if quick and not (size.quick or size.quick_cells):
+        raise RecipeError(f"{page.name} has no quick version at the scale {scale}")
+    made, refused = _expand(page, size, quick=quick, overrides=overrides)
+    study = Study(
+        name=page.name,
+        title=page.title,
+        scale=scale,
+        quick=quick,
+        expect=(size.quick_expect or size.expect) if quick else size.expect,
+        recipe=size.recipe,
+        launch=None if quick else size.launch,  # a quick version is for one small machine
+        seeds=size.seeds[:1] if quick else size.seeds,
+        metrics=page.metrics,
+        factors=_factors_of_products(page),
+        cells=_in_order(made, page.name),
+        refused=tuple(refused),
+        claims=tuple(_with_metric(claim, page) for claim in page.claims),
+        promote=page.promote,
+    )
+    for claim in study.claims:
+        if claim.factor is None:
+            study.cell(claim.better), study.cell(claim.than)
+    return study
+
+
+def substituted(recipe: Section, places: Mapping[str, str]) -> Section:
+    """The same settings with `places[NAME]` for every `cell:NAME`."""
+    changes: dict[str, Any] = {}
+    for each in fields(recipe):  # type: ignore[arg-type]
+        value = getattr(recipe, each.name)
+        if is_dataclass(value):
+            changes[each.name] = substituted(value, places)
+        elif isinstance(value, str) and value.startswith(REFERENCE):
+            changes[each.name] = places[value.removeprefix(REFERENCE)]
+    return replace(recipe, **changes) if changes else recipe  # type: ignore[type-var]
+
+
+def _expand(page: Page, size: Scale, *, quick: bool, overrides: Sequence[str]) -> tuple[list[Cell], list[Refused]]:
+    """Named cells first; a product's cell with the settings of an earlier one is that cell and adds its levels."""
+    cells: dict[str, Cell] = {}
+    by_content: dict[str, str] = {}
+    refused: dict[str, Refused] = {}
+
+    def recipe_of(name: str, settings: Settings) -> Recipe:
+        settings = {**settings, **size.cells.get(name, {}), "name": f"{page.name}-{name}", "seed": 0}
+        if quick:
+            settings |= {**size.quick, **size.quick_cells.get(name, {})}
+        return load_recipe(size.recipe, [*(f"{key}={_as_yaml(value)}" for key, value in settings.items()), *overrides])
+
+    for named in page.cells:
+        recipe = recipe_of(named.name, {**size.set, **_of_levels(page, named.levels), **named.set})
+        cells[named.name] = Cell(name=named.name, title=named.title, recipe=recipe, paper=named.paper)
+        by_content.setdefault(_content(recipe), named.name)
+    for name, levels, product in _combinations(page):
+        try:
+            recipe = recipe_of(name, {**size.set, **_of_levels(page, levels), **product.set})
+        except InvalidCombination as error:
+            refused[name] = Refused(name=name, levels=levels, reason=str(error).partition("\n")[0])
+            continue
+        is_new = _content(recipe) not in by_content
+        if is_new and name in cells:
+            raise RecipeError(f"{page.name}: two different cells would be called {name!r}; rename a level or a cell")
+        same = by_content.setdefault(_content(recipe), name)
+        if is_new:
+            title = ", ".join(f"{factor} {level}" for factor, level in levels.items())
+            cells[name] = Cell(name=name, title=title, recipe=recipe)
+        cells[same] = replace(cells[same], levels=levels_held(page, cells[same].recipe))
+    return list(cells.values()), list(refused.values())
+
+
+def _combinations(page: Page) -> Iterator[tuple[str, Levels, Product]]:
+    """(name, levels, product) of everything the products ask for. The name holds the factors that vary."""
+    for product in page.products:
+        names = [list(page.factors[factor]) for factor in product.factors]
+        for numbers in itertools.product(*(range(len(levels)) for levels in names)):
+            if sum(numbers) % product.fraction:
+                continue
+            varied = {factor: names[i][n] for i, (factor, n) in enumerate(zip(product.factors, numbers, strict=True))}
+            levels = {**product.levels, **varied}
+            if not any(levels.items() >= out.items() for out in product.leave_out):
+                yield "-".join(_slug(level) for level in varied.values()), levels, product
+
+
+def _factors_of_products(page: Page) -> dict[str, tuple[str, ...]]:
+    used = dict.fromkeys(factor for product in page.products for factor in (*product.factors, *product.levels))
+    return {factor: tuple(page.factors[factor]) for factor in page.factors if factor in used}
+
+
+def _of_levels(page: Page, levels: Levels) -> Settings:
+    return {key: value for factor, level in levels.items() for key, value in page.factors[factor][level].items()}
+
+
+def levels_held(page: Page, recipe: Recipe) -> Levels:
+    """For every factor of a product, the level all of whose settings the recipe has, if it is one only."""
+    values = asdict(recipe)
+    held = {}
+    for factor in _factors_of_products(page):
+        fitting = [level for level, settings in page.factors[factor].items() if _holds(values, settings)]
+        if len(fitting) == 1:
+            held[factor] = fitting[0]
+    return held
+
+
+def _holds(values: dict[str, Any], settings: Settings) -> bool:
+    for key, wanted in settings.items():
+        found: Any = values
+        for name in key.split("."):
+            found = found[name]
+        if found != (tuple(wanted) if isinstance(wanted, list) else wanted):
+            return False
+    return True
+
+
+def _with_metric(claim: Claim, page: Page) -> Claim:
+    return replace(claim, metric=claim.metric or next(iter(page.metrics)))
+
+
+def _in_order(cells: list[Cell], study: str) -> tuple[Cell, ...]:
+    """Every cell after those it needs, else as they came. Raises RecipeError for a circle or an unknown cell."""
+    by_name = {cell.name: cell for cell in cells}
+    placed: dict[str, Cell] = {}
+
+    def place(cell: Cell, trail: tuple[str, ...]) -> None:
+        if cell.name in trail:
+            raise RecipeError(f"{study}: cells need each other in a circle: {' -> '.join((*trail, cell.name))}")
+        for name in cell.needs:
+            if name not in by_name:
+                raise RecipeError(f"{study}: cell {cell.name!r} needs {name!r}; cells are {', '.join(by_name)}")
+            place(by_name[name], (*trail, cell.name))
+        placed.setdefault(cell.name, cell)
+
+    for cell in cells:
+        place(cell, ())
+    return tuple(placed.values())
+
+
+def _references(section: Any) -> Iterator[str]:
+    """Names of cells that some setting refers to."""
+    for each in fields(section):
+        value = getattr(section, each.name)
+        if is_dataclass(value):
+            yield from _references(value)
+        elif isinstance(value, str) and value.startswith(REFERENCE):
+            yield value.removeprefix(REFERENCE)
+
+
+def _content(recipe: Recipe) -> str:
+    """What makes two cells of a page the same."""
+    return repr(replace(recipe, name="", seed=0))
+
+
+def _slug(level: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", level.lower()).strip("_")
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+
+
+__all__ = ["Cell", "NamedCell", "Refused", "Study", "load_study", "substituted"]

@@ -1,0 +1,1 @@
+"""Carrying a study out: one worker per job, a schedule that keeps workers busy, and a table to watch."""

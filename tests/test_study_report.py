@@ -1,0 +1,592 @@
+"""The report of a study: estimates and verdicts from runs, and files that say them without needing anything else."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import save_file
+from tiny_runs import own_accelerator
+
+from distill.config import recipe_from_file, recipe_text, save_recipe
+from distill.data.scenes.tiers import TIERS
+from distill.study.cells import Study, load_study
+from distill.study.findings import findings_of, picture_statistics
+from distill.study.inference import score
+from distill.study.jobs import Job, jobs_of, report_folder
+from distill.study.measure import measuring_fingerprint
+from distill.study.report.colours import CELLS, cell_style, class_colours, level_style
+from distill.study.report.facets import groups_of
+from distill.study.report.page import to_markdown
+from distill.study.report.pictures import principal_colours
+from distill.study.report.report import Drawn, content, write_report
+from distill.study.report.terminal import print_report
+from distill.study.report.words import notices, without_places
+from distill.study.results import Results, read_results
+from distill.study.run.work import work
+
+METRIC, RETRIEVAL = "zero_shot_segmentation/value/miou", "retrieval/image_to_text_r1"
+T_OF_TWO = 12.706204736
+"""Student's t, one degree of freedom, 97.5 %."""
+PAGE: dict[str, Any] = {
+    "name": "made-up",
+    "title": "A study of <nothing>",
+    "metrics": {METRIC: "zero-shot mIoU", RETRIEVAL: "image→text R@1"},
+    "scales": {"mini": {"recipe": "smoke", "expect": "nothing", "seeds": [0, 1]}},
+    "factors": {
+        "hidden": {level: {"masking.ratio": int(level[:-2]) / 100} for level in ("0 %", "50 %", "75 %")},
+        "heard": {"masked": {"objective.patch.supervise": "masked"}, "all": {"objective.patch.supervise": "all"}},
+    },
+    "products": [{"factors": ["hidden", "heard"]}],
+    "cells": [
+        {
+            "name": "base",
+            "title": "pretraining | masked",
+            "levels": {"hidden": "75 %", "heard": "masked"},
+            "paper": {"row": "Table 2, row 1", "ADE150": 0.3},
+        },
+        {
+            "name": "taught",
+            "title": "distilled & <small>",
+            "set": {"teacher.kind": "frozen", "teacher.checkpoint": "cell:base", "optim.lr": 0.001},
+        },
+    ],
+    "claims": [
+        {"say": "All beats masked", "better": "75-all", "than": "base", "by_more_than": 1, "source": "Table 3"},
+        {"say": "Masked beats all", "better": "base", "than": "75-all", "source": "nobody"},
+        {"say": "The student beats its teacher", "better": "taught", "than": "base", "source": "us"},
+        {
+            "say": "All is better whatever is hidden",
+            "factor": "heard",
+            "better": "all",
+            "than": "masked",
+            "source": "us",
+        },
+        {
+            "say": "At half hidden it hardly matters",
+            "factor": "heard",
+            "better": "all",
+            "than": "masked",
+            "where": {"hidden": "50 %"},
+            "within": 1,
+            "source": "nobody",
+        },
+    ],
+}
+SCORES = {
+    "base": [0.10, 0.20],
+    "taught": [0.12, 0.19],
+    "0-all": [0.18, 0.29],
+    "50-masked": [0.12, 0.22],
+    "50-all": [0.20, 0.30],
+    "75-all": [0.25, 0.345],
+}
+
+
+def make_up(
+    study: Study, store: Path, *, seeds: Sequence[int] = (0, 1), only: Sequence[str] = tuple(SCORES)
+) -> list[Job]:
+    """What finished runs leave behind, with scores of SCORES and empty checkpoints. Returns all jobs."""
+    jobs = jobs_of(study, store, seeds=seeds)
+    for job in jobs:
+        if job.cell.name not in only:
+            continue
+        (job.folder / "checkpoints" / f"step_{job.recipe.optim.steps:08d}").mkdir(parents=True)
+        save_recipe(job.recipe, job.folder / "recipe.yaml")
+        share = SCORES[job.cell.name][job.seed]
+        made = {
+            "measured": measuring_fingerprint(job.recipe),
+            "scores": {METRIC: share, RETRIEVAL: share / 2, "linear_segmentation/miou": None},
+            "per_class": {"zero_shot_segmentation/value": {"circle": share, "star": None}},
+            "settings": {},
+            "num_images": 64,
+            "seconds": 3.0,
+            "environment": {"hardware": "an abacus", "commit": "abc123"},
+        }
+        (job.folder / "scores.json").write_text(json.dumps(made))
+        parts = [{"part": "image", "parameters": 1234}, {"part": "text", "parameters": 567}]
+        summary = {"steps": 40, "seconds": 61.0, "parts": parts}
+        summary |= {"peak_bytes": 7_000_000, "seconds_per_step": 0.125} if job.cell.name == "base" else {}
+        (job.folder / "summary.json").write_text(json.dumps(summary))
+        lines = [
+            {"step": step, "patch/hidden": 5 - step / 20, "evaluate/zero_shot_segmentation/miou": share}
+            for step in (1, 20, 40)
+        ]
+        (job.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return list(jobs)
+
+
+def report(study: Study, jobs: Sequence[Job], folder: Path) -> str:
+    """Write the report and return what was printed, in one line."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        write_report(study, jobs, folder)
+    return " ".join(printed.getvalue().split())
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def shown(results: Results) -> tuple[str, str]:
+    """What would be printed, in one line, and the Markdown of the report without its figures."""
+    findings, printed = findings_of(results), io.StringIO()
+    limits = notices(results, findings)
+    with contextlib.redirect_stdout(printed):
+        print_report(results, findings, limits)
+    nothing = Drawn(effects=None, curves=(), segmentations=(), features=(), classes=None, without_pictures=())
+    text = to_markdown(results.study.title, content(results, findings, nothing, limits))
+    return " ".join(printed.getvalue().split()), text
+
+
+def with_run(results: Results, cell: str, seed: int, **changes: Any) -> Results:
+    """The same results with one run changed."""
+    return replace(results, runs=results.runs | {(cell, seed): replace(results.runs[cell, seed], **changes)})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    path = tmp_path_factory.mktemp("page") / "made-up.yaml"
+    path.write_text(yaml.safe_dump(PAGE, sort_keys=False))
+    return load_study(str(path))
+
+
+@pytest.fixture(scope="module")
+def jobs(study: Study, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
+    """Two seeds of made-up runs, not to be changed."""
+    return make_up(study, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def results(study: Study, jobs: list[Job]) -> Results:
+    return read_results(study, jobs)
+
+
+@pytest.fixture(scope="module")
+def reported(study: Study, jobs: list[Job], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with the report on two seeds, and what was printed."""
+    folder = tmp_path_factory.mktemp("reported") / "study"
+    return folder, report(study, jobs, folder)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, tuple[Job, ...], Path]:
+    """A study of two cells of the recipe `smoke`, trained for three steps and measured, and its report's folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    page = {
+        "name": "tiny",
+        "title": "Two cells, three steps",
+        "metrics": {METRIC: "zero-shot mIoU", RETRIEVAL: "image→text R@1", "linear_segmentation/miou": "linear probe"},
+        "scales": {
+            "mini": {
+                "recipe": "smoke",
+                "expect": "seconds",
+                "set": {"optim.steps": 3, "evaluate.num_images": 16, "run.log_every": 1, "data.batch_size": 8},
+                "seeds": [0],
+            }
+        },
+        "cells": [
+            {"name": "first", "title": "the teacher"},
+            {
+                "name": "second",
+                "title": "the student",
+                "set": {
+                    "teacher.kind": "frozen",
+                    "teacher.checkpoint": "cell:first",
+                    "masking.ratio": 0.0,
+                    "objective.patch.supervise": "all",
+                },
+            },
+        ],
+        "claims": [{"say": "It helps", "better": "second", "than": "first", "source": "us"}],
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(page, sort_keys=False))
+    study = load_study(str(folder / "tiny.yaml"))
+    made = jobs_of(study, folder / "store")
+    for job in made:
+        with own_accelerator():
+            assert work(job) == 0
+    report(study, made, report_folder(study, folder / "store"))
+    return study, made, report_folder(study, folder / "store")
+
+
+def test_a_trained_study_ends_in_a_page_with_all_pictures(trained):
+    _, _, folder = trained
+    drawn = {path.name for path in folder.glob("*.png")}
+    assert drawn == {"effects.png", "curves.png", "segmentations.png", "features.png", "classes.png"}
+    assert (folder / "report.html").read_text().count("data:image/png;base64,") == len(drawn)
+    for path in folder.glob("*.png"):
+        header = path.read_bytes()[:24]
+        assert header.startswith(b"\x89PNG")
+        assert int.from_bytes(header[16:20], "big") == 1600
+
+
+def test_what_pictures_contribute_adds_up_to_the_scores(trained):
+    study, made, _ = trained
+    for run in read_results(study, made).runs.values():
+        arrays = run.per_picture()
+        known = {name: found for name in run.scores if (found := picture_statistics(arrays, name)) is not None}
+        assert {*study.metrics, "retrieval/text_to_image_r5"} <= set(known)
+        assert any(name.endswith("patch_accuracy") for name in known)
+        for name, statistics in known.items():
+            assert score(statistics) == pytest.approx(run.scores[name], abs=1e-6), name
+
+
+def test_the_page_renders_in_a_browser_without_errors_or_missing_pictures(trained):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    said: list[str] = []
+    with playwright.sync_playwright() as engine:
+        opened = engine.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = opened.new_page(viewport={"width": 1200, "height": 900})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda asked: said.append(asked.url) if asked.url.startswith("http") else None)
+        page.goto((trained[2] / "report.html").as_uri())
+        pictures = page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
+        for fold in page.locator("summary").all():
+            fold.click()
+        width = page.evaluate("document.documentElement.scrollWidth")
+        title = page.inner_text("h1")
+        opened.close()
+    assert title == "Two cells, three steps"
+    assert said == []
+    assert len(pictures) == 5
+    assert all(pictures)
+    assert width <= 1200
+
+
+def test_a_report_without_checkpoints_says_that_its_pictures_are_missing(reported):
+    folder, _ = reported
+    assert "No pictures: checkpoints are gone" in (folder / "report.html").read_text()
+    assert not (folder / "segmentations.png").exists()
+    assert (folder / "effects.png").exists()
+    assert (folder / "classes.png").exists()
+
+
+def test_the_page_needs_nothing_from_outside_and_names_every_cell(study, reported):
+    folder, _ = reported
+    text = (folder / "report.html").read_text()
+    assert "A study of &lt;nothing&gt;" in text
+    for title in ("pretraining | masked", "distilled &amp; &lt;small&gt;", "hidden 50 %, heard all"):
+        assert title in text
+    sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'>\s]+)", text)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"https?:|<script|<link|@import|url\(", text)
+
+
+def test_rows_hold_the_teachers_score_beside_the_students_and_the_papers_beside_ours(reported):
+    lines = (reported[0] / "report.md").read_text().splitlines()
+    taught = next(line for line in lines if line.startswith("| distilled & <small> |"))
+    assert taught.startswith("| distilled & <small> | 15.0 ± 7.1 | 15.5 ± 4.9 [-29.0, 60.0] | 7.8 ± 2.5 | – |")
+    masked = next(line for line in lines if line.startswith(r"| pretraining \| masked |"))
+    assert masked.endswith("| own average | 15.0 ± 7.1 [-48.5, 78.5] | 7.5 ± 3.5 | 0.3 | Table 2, row 1 |")
+
+
+def test_cells_of_a_product_stand_under_the_levels_of_its_factors(reported):
+    lines = (reported[0] / "report.md").read_text().splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("| hidden | heard |"))
+    rows = [tuple(line.split(" | ")[:2]) for line in lines[start + 2 : start + 7]]
+    assert rows == [
+        ("| 0 %", "all"),
+        ("| 50 %", "masked"),
+        ("| 50 %", "all"),
+        ("| 75 %", "masked"),
+        ("| 75 %", "all"),
+    ]
+
+
+def test_settings_that_differ_are_shown_and_no_others(reported):
+    lines = (reported[0] / "report.md").read_text().splitlines()
+    header = next(line for line in lines if line.startswith("| cell | masking.ratio"))
+    assert "objective.patch.supervise" in header
+    assert "teacher.checkpoint" in header
+    assert "optim.steps" not in header
+    assert "run." not in header
+    assert any(line.startswith("| distilled") and "cell:base" in line for line in lines)
+
+
+def test_claims_that_fail_and_claims_left_open_stay_in_with_their_numbers(reported):
+    folder, said = reported
+    text = (folder / "report.html").read_text()
+    assert text.count('class="claim reproduced"') == 2
+    assert text.count('class="claim not-reproduced"') == 2
+    assert text.count('class="claim not-decided-here"') == 1
+    assert "reproduced: All beats masked (Table 3)." in said
+    assert "a difference of +14.8 ± 0.4 [+11.6, +17.9] points over 2 seeds; the claim asks for more than 1." in said
+    assert "not reproduced: Masked beats all (nobody)." in said
+    assert "The opposite was seen." in said
+    assert "not decided here: The student beats its teacher (us)." in said
+    assert "mean of 2 pairs of cells that differ in nothing else: a difference of +11.4 ± 0.2" in said
+    assert "mean of one pair of cells with hidden=50 % that differ in nothing else" in said
+    assert "the claim asks for less than 1 either way." in said
+
+
+def test_an_undecided_claim_says_how_many_seeds_would_probably_do(reported):
+    """Differences of 2 and -1 points: mean 0.5, deviation 2.12, so t_{n-1} 2.12 / sqrt(n) < 0.5 needs 72 seeds."""
+    assert "About 72 seeds would probably decide it" in reported[1]
+
+
+def test_effects_are_what_pairs_of_cells_say_seed_by_seed(reported):
+    every = rows_of(reported[0] / "effects.csv")
+    rows = {
+        row["words"].partition(":")[0] + row["where"] + row["level"]: row
+        for row in reversed(every)  # a level's first row is against the factor's first level
+        if row["metric"] == METRIC
+    }
+    claimed = rows["All is better whatever is hiddenall"]
+    # heard=all minus heard=masked: 8 and 8 points at half hidden, 15 and 14.5 at three quarters.
+    numbers = {"mean": 11.375, "deviation": 0.25 / 2**0.5, "low": 11.375 - T_OF_TWO * 0.125}
+    for name, value in numbers.items():
+        assert float(claimed[name]) == pytest.approx(value, abs=1e-5)
+    assert (claimed["kind"], claimed["factor"], claimed["against"]) == ("claim", "heard", "masked")
+    assert (claimed["seeds"], claimed["picture_error"], claimed["decision"]) == ("2", "", "reproduced")
+    main = rows["heardall"]
+    assert main["kind"] == "main effect"
+    assert [main[name] for name in numbers] == [claimed[name] for name in numbers]
+    assert main["decision"] == "higher"
+    assert rows["At half hidden it hardly mattershidden=50 %all"]["decision"] == "not reproduced"
+    # hidden 75 % against 0 % exists where all is heard only: 25 - 18 and 34.5 - 29.
+    assert float(rows["hidden75 %"]["mean"]) == pytest.approx(6.25)
+    # How much more hearing all brings at 75 % than at 50 %: 7 and 6.5, as nothing is heard at 0 % hidden.
+    both = rows["hiddenheard=all against masked75 %"]
+    assert (both["kind"], both["against"]) == ("interaction", "50 %")
+    assert float(both["mean"]) == pytest.approx(6.75)
+    lost = rows["hiddenheard=all against masked0 %"]
+    assert lost["mean"] == ""
+    assert "no cells differ only" in lost["words"]
+
+
+def test_main_effects_are_there_for_every_metric_and_interactions_for_the_deciding_one(reported):
+    kinds = {(row["kind"], row["metric"]) for row in rows_of(reported[0] / "effects.csv") if row["kind"] != "claim"}
+    assert kinds == {("main effect", METRIC), ("main effect", RETRIEVAL), ("interaction", METRIC)}
+
+
+def test_pictures_that_all_seeds_share_widen_the_interval(results, tmp_path):
+    before = {each.claim.say: each.difference for each in findings_of(results).claims}
+    odd = np.arange(64)[:, None] % 2
+    for (cell, seed), run in results.runs.items():
+        folder = tmp_path / f"{cell}{seed}"
+        folder.mkdir()
+        # Only heard=all profits from odd pictures, so how many of them are drawn moves the difference.
+        bonus = 10 * odd - 5 if "all" in cell else 0 * odd
+        counts = {"intersection": round(100 * run.scores[METRIC]) + bonus.repeat(2, 1), "union": np.full((64, 2), 100)}
+        save_file({f"{METRIC[:-5]}/{name}": each for name, each in counts.items()}, folder / "pictures.safetensors")
+        results = with_run(results, cell, seed, folder=folder)
+    after = {each.claim.say: each.difference for each in findings_of(results).claims}
+    # Each picture moves it by +-5 points: the standard error of a mean over 64 of them.
+    assert after["All beats masked"].pictures == pytest.approx(5 / 8, rel=0.1)
+    assert after["The student beats its teacher"].pictures == pytest.approx(0, abs=1e-9)
+    for say, wider in (("All beats masked", True), ("The student beats its teacher", False)):
+        assert (after[say].high > before[say].high + 1e-9) == wider
+
+
+def test_one_seed_has_no_error_bar_and_the_report_says_so(results):
+    alone = replace(results, seeds=(0,), runs={place: run for place, run in results.runs.items() if place[1] == 0})
+    said, text = shown(alone)
+    assert "±" not in text.replace("± standard deviation", "")
+    assert "One seed: differences of this size may be noise" in text
+    assert "**Seen in this one seed.** All beats masked" in text
+    assert "**Not seen in this one seed.** Masked beats all" in text
+    assert "differences of this size may be noise" in said
+
+
+def test_a_quick_study_decides_nothing(results):
+    said, text = shown(replace(results, study=replace(results.study, quick=True)))
+    assert "quick version of the study" in said
+    assert said.count("not decided here:") == len(results.study.claims)
+    assert "**Reproduced" not in text
+
+
+def test_seeds_trained_differently_are_named_and_decide_nothing(results):
+    recipe = results.runs["base", 1].recipe
+    said, _ = shown(with_run(results, "base", 1, recipe=replace(recipe, optim=replace(recipe.optim, weight_decay=9.0))))
+    assert re.search(
+        r"Seeds 0 and 1 do not compare, so no claim is decided: optim.weight_decay: \S+ -> 9.0 in base\.", said
+    )
+    assert "teacher.checkpoint" not in said
+    assert said.count("not decided here:") == len(results.study.claims)
+
+
+def test_seeds_measured_on_other_pictures_decide_nothing(results):
+    said, _ = shown(with_run(results, "base", 1, num_images=32))
+    assert "measured on 64 -> 32 pictures in base" in said
+    assert said.count("not decided here:") == len(results.study.claims)
+
+
+def test_runs_measured_under_other_versions_are_mentioned_and_still_compare(results):
+    other = {"hardware": "a slide rule", "commit": "def456"}
+    said, text = shown(with_run(results, "base", 1, environment=other))
+    assert "measured under 2 versions of the code" in said
+    assert "reproduced: All beats masked" in said
+    assert "| 11 | an abacus | abc123 |" in text
+    assert "| 1 | a slide rule | def456 |" in text
+
+
+def test_a_partly_done_grid_is_reported_with_what_is_missing_and_what_failed(study, jobs, tmp_path):
+    lost = ["50-masked-seed0", "50-masked-seed1", "0-all-seed1"]
+    partly = [replace(job, folder=tmp_path / "store" / job.name) if job.name in lost else job for job in jobs]
+    for job in partly:
+        if job.cell.name == "50-masked":
+            job.folder.mkdir(parents=True)
+            page = {"message": f"RuntimeError: not finite in {job.folder}\nand more", "when": "", "traceback": ""}
+            (job.folder / "error.json").write_text(json.dumps(page))
+    said = report(study, partly, tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "2 runs failed: 50-masked (seeds 0, 1)" in said
+    assert "This report is on 9 of 12 runs; not done yet: 0-all (seed 1)." in said
+    assert "| 50-masked | 0 | RuntimeError: not finite in …/50-masked-seed0 |" in text
+    # A claim about levels with a pair missing shows the others and decides nothing; one about cells is untouched.
+    assert "not decided here: All is better whatever is hidden" in said
+    assert "mean of one pair of cells" in said
+    assert "Not decided, because the pairs with 50-masked are missing." in said
+    assert "At half hidden it hardly matters (nobody). zero-shot mIoU cannot be compared" in said
+    assert "reproduced: All beats masked" in said
+    grid = next(line for line in text.splitlines() if line.startswith("| 0 % | all |"))
+    assert "18.0 (n = 1)" in grid
+    assert {row["cell"] for row in rows_of(tmp_path / "report" / "results.csv")} == set(SCORES) - {"50-masked"}
+
+
+def test_a_study_without_any_result_is_refused(study, tmp_path):
+    with pytest.raises(ValueError, match="no run is done yet"):
+        write_report(study, jobs_of(study, tmp_path), tmp_path / "report")
+
+
+def test_a_damaged_scores_file_is_named(study, tmp_path):
+    [job] = [job for job in make_up(study, tmp_path, seeds=[0], only=["base"]) if job.cell.name == "base"]
+    path = job.folder / "scores.json"
+    path.write_text(json.dumps({"measured": json.loads(path.read_text())["measured"], "scores": {}}))
+    with pytest.raises(ValueError, match=r"scores\.json lacks 'per_class'"):
+        read_results(study, [job])
+
+
+def test_refused_combinations_are_listed_with_their_reason(reported):
+    text = (reported[0] / "report.md").read_text()
+    assert "| hidden 0 %, heard masked | supervise=masked hears nothing when nothing is hidden" in text
+
+
+def test_a_claim_about_something_that_was_not_measured_is_not_decided(results):
+    claim = replace(results.study.claims[0], metric="linear_segmentation/miou")
+    said, _ = shown(replace(results, study=replace(results.study, claims=(claim,))))
+    assert "linear_segmentation/miou cannot be compared: no results of 75-all, base." in said
+
+
+def test_cost_has_a_dash_where_older_runs_did_not_record_it(reported):
+    lines = (reported[0] / "report.md").read_text().partition("## Cost")[2].splitlines()
+    base = next(line for line in lines if line.startswith(r"| pretraining \| masked |"))
+    assert base.endswith("| 1,234 | 567 | 7 | 0.125 | 61 | 3 |")
+    other = next(line for line in lines if line.startswith("| hidden 50 %, heard all |"))
+    assert other.endswith("| 1,234 | 567 | – | – | 61 | 3 |")
+
+
+def test_the_same_results_give_the_same_files_and_those_of_an_earlier_report_go(study, jobs, reported, tmp_path):
+    (tmp_path / "segmentations_2.png").write_bytes(b"old")
+    (tmp_path / "photo.png").write_bytes(b"somebody's")
+    assert report(study, jobs, tmp_path) == reported[1]
+    names = {path.name for path in tmp_path.iterdir()} - {"photo.png"}
+    assert names == {path.name for path in reported[0].iterdir()}
+    assert {"results.csv", "effects.csv", "report.md", "report.html", "curves.png", "effects.png"} <= names
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (reported[0] / name).read_bytes(), name
+
+
+def test_no_file_names_a_place_on_this_machine(trained, reported, jobs):
+    places = {str(trained[1][0].folder.parents[2]), str(jobs[0].folder.parents[1]), str(Path(__file__).parents[1])}
+    for folder in (trained[2], reported[0]):
+        for path in folder.iterdir():
+            content = path.read_bytes()
+            assert not any(place.encode() in content for place in places), path.name
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("no file '/home/me/runs/a/log.txt' there", "no file '…/log.txt' there"),
+        ("see C:\\me\\runs\\log.txt", "see …/log.txt"),
+        ("loss/patch is not finite, 3/4 and and/or", "loss/patch is not finite, 3/4 and and/or"),
+    ],
+)
+def test_errors_lose_the_places_they_name(text, left):
+    assert without_places(text) == left
+
+
+def test_the_csv_has_one_row_per_cell_seed_and_metric(reported):
+    rows = rows_of(reported[0] / "results.csv")
+    assert list(rows[0]) == ["cell", "seed", "metric", "value"]
+    assert len(rows) == len({(row["cell"], row["seed"], row["metric"]) for row in rows}) == 6 * 2 * 5
+    of: Mapping[tuple[str, str, str], str] = {(row["cell"], row["seed"], row["metric"]): row["value"] for row in rows}
+    assert float(of["75-all", "1", METRIC]) == 0.345
+    assert of["75-all", "1", "linear_segmentation/miou"] == ""
+    assert float(of["base", "0", "zero_shot_segmentation/value/class/circle"]) == 0.10
+
+
+def test_the_report_holds_the_resolved_recipes_and_the_machine(reported, jobs):
+    text = (reported[0] / "report.md").read_text()
+    recipe = recipe_from_file(jobs[0].folder / "recipe.yaml")
+    student = recipe_text(recipe).partition("student:")[2].partition("objective:")[0]
+    assert text.count(student) == 6
+    assert "75-all:\n  objective.patch.supervise: all\n" in text
+    assert "an abacus" in text
+
+
+def test_every_cell_is_in_some_figure_and_no_panel_is_crowded(study):
+    named = [cell for cell in study.cells if cell.paper or not cell.levels]
+    groups = groups_of(study, study.cells, named)
+    assert {line.cell.name for group in groups for _, lines in group.columns for line in lines} == set(SCORES)
+    for group in groups:
+        for _, lines in group.columns:
+            assert len({tuple(line.style.values()) for line in lines}) == len(lines)
+    assert [title for title, _ in groups[-1].columns] == ["hidden: 0 %", "hidden: 50 %", "hidden: 75 %"]
+
+
+def test_equal_levels_look_equal_and_others_do_not():
+    styles = [tuple(level_style(colour, dash).values()) for colour in range(4) for dash in range(3)]
+    assert len(set(styles)) == len(styles)
+
+
+def test_every_class_of_every_world_has_its_own_colour():
+    assert TIERS
+    for tier in TIERS.values():
+        count = tier.num_thing_classes + tier.num_stuff_classes
+        colours = class_colours(count, tier.num_thing_classes, range(count))
+        assert len(set(colours.values())) == count
+        assert class_colours(count, tier.num_thing_classes, [3])[3] == colours[3]
+
+
+def test_a_large_class_list_gives_its_colours_to_the_classes_shown():
+    colours = class_colours(133, 80, [5, 100, 17, 131])
+    assert len(set(colours.values())) == 4
+
+
+def test_no_two_of_a_dozen_cells_are_drawn_alike():
+    styles = [tuple(cell_style(number).values()) for number in range(12)]
+    assert len(set(styles)) == 12
+    assert len(set(CELLS)) == len(CELLS)
+
+
+def test_equal_features_have_equal_colours_in_all_pictures():
+    generator = np.random.default_rng(0)
+    maps = [generator.normal(size=(4, 4, 16)) for _ in range(3)]
+    maps[2][1, 1] = maps[0][2, 3]
+    colours = principal_colours(maps)
+    assert np.array_equal(colours[2][1, 1], colours[0][2, 3])
+    stacked = np.stack(colours)
+    assert stacked.min() == 0
+    assert stacked.max() == 1
+
+
+def test_features_without_any_difference_still_have_a_colour():
+    assert np.isfinite(principal_colours([np.ones((2, 2, 8))])[0]).all()
