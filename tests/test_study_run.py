@@ -159,7 +159,7 @@ def test_a_job_that_was_asked_to_end_by_others_goes_on(tmp_path):
 def test_a_killed_job_is_a_failure_that_says_so(tmp_path):
     jobs = jobs_in(tmp_path, cells=("base",))
     Stage({"base": [-9]}).play(jobs)
-    assert "ended by signal 9 (no memory left?)" in error_of(jobs["base"])
+    assert "ended by signal 9 (no memory left?); its last words: nothing" in error_of(jobs["base"])
 
 
 def test_a_job_that_ends_well_without_results_is_a_failure(tmp_path, monkeypatch):

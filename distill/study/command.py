@@ -16,7 +16,7 @@ from distill.config.pages import catalogue
 from distill.exit_codes import FAILED, FINISHED, INTERRUPTED
 from distill.study.cells import Study, load_study
 from distill.study.grid import read_page
-from distill.study.jobs import Job, error_of, jobs_of, report_folder, selected, state_of
+from distill.study.jobs import LOG, Job, error_of, jobs_of, report_folder, selected, state_of
 
 
 def list_studies(options: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         progress = carry_out(jobs, runner=runner, look=watch.look, stopped=lambda: stop.asked)
     console = Console(stderr=True)
     for job in progress.of("failed"):
-        console.print(Text(f"failed: {job.name}: {error_of(job)} ({job.folder / 'log.txt'})", "red"), soft_wrap=True)
+        console.print(Text(f"failed: {job.name}: {error_of(job)} ({job.folder / LOG})", "red"), soft_wrap=True)
     if stop.asked:
         console.print("stopped; the same command goes on")
         return INTERRUPTED
@@ -82,7 +82,7 @@ def status(options: argparse.Namespace) -> int:
     _print_refused(console, study)
     for job in jobs:
         if states[job.name] == "failed":
-            console.print(Text(f"{job.name}: {error_of(job)} ({job.folder / 'log.txt'})", "red"), soft_wrap=True)
+            console.print(Text(f"{job.name}: {error_of(job)} ({job.folder / LOG})", "red"), soft_wrap=True)
     counts = Counter(states.values())
     console.print(Text(", ".join(f"{count} {state}" for state, count in counts.items())))
     return FINISHED
@@ -121,10 +121,11 @@ def work(options: argparse.Namespace) -> int:
 
 def words_of_worker(options: argparse.Namespace) -> list[str]:
     """What `distill study work` needs to find the same jobs."""
-    words = [options.study, "--scale", options.scale or "", "--to", str(options.to)]
+    words = [options.study, "--to", str(options.to), *options.words]
+    words += ["--scale", options.scale] if options.scale else []
     words += ["--quick"] if options.quick else []
     words += ["--launch", options.launch] if options.launch else []
-    return [word for word in words if word] + options.words
+    return words
 
 
 def _asked(options: argparse.Namespace) -> tuple[Study, tuple[Job, ...]]:

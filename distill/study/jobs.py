@@ -24,7 +24,7 @@ from distill.study.cells import Cell, Study, substituted
 State = Literal["done", "trained", "started", "new", "waiting", "running", "failed", "blocked"]
 
 KEY_DIGITS = 10
-SCORES, ERROR, SUMMARY = "scores.json", "error.json", "summary.json"
+SCORES, ERROR, SUMMARY, LOG = "scores.json", "error.json", "summary.json", "log.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +136,13 @@ def error_of(job: Job) -> str:
     """The first line of what went wrong; empty when nothing did."""
     path = job.folder / ERROR
     return json.loads(path.read_text())["message"].partition("\n")[0] if path.exists() else ""
+
+
+def last_words(job: Job) -> str:
+    """The last line that a job's workers wrote into its log."""
+    path = job.folder / LOG
+    lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
 
 
 def _job(cell: Cell, seed: int, *, needs: tuple[Job, ...], store: Path, known: Mapping[str, Path]) -> Job:

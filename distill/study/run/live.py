@@ -138,14 +138,17 @@ class Watch:
     def _say_changes(self, progress: Progress) -> None:
         states = {name: "started" for name in progress.running}
         states |= {job.name: "is carried out by another process" for job in progress.elsewhere}
-        states |= {name: outcome for name, (_, outcome) in progress.ended.items()}
+        states |= {name: outcome for name, (_, outcome) in progress.ended.items() if outcome != "blocked"}
+        left = self.seconds_left(progress)
         for name, state in states.items():
             if self._said.get(name) == state:
                 continue
             self._said[name] = state
+            done = f"{len(progress.of('done'))}/{len(self.jobs)}"
             why = f": {error_of(progress.ended[name][0])}" if state == "failed" else ""
+            rest = f", about {duration(left)} left" if left is not None and state == "done" else ""
             elapsed = duration(time.monotonic() - self.started)
-            self.console.print(f"{elapsed:>8}  {name} {state}{why}  ({self.footer(progress)})", soft_wrap=True)
+            self.console.print(f"{elapsed:>8}  {done}  {name} {state}{why}{rest}", soft_wrap=True, highlight=False)
 
 
 def seconds_of(job: Job) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from distill.study.jobs import Job
+from distill.study.jobs import LOG, Job
 
 CORES_PER_WORKER = 8
 """On a machine without GPUs; on a small one, at most two workers."""
@@ -72,7 +72,7 @@ class LocalRunner:
         share = self.free.pop(0)
         job.folder.mkdir(parents=True, exist_ok=True)
         words = ["study", "work", *self.arguments, "--cell", job.cell.name, "--seeds", str(job.seed)]
-        with (job.folder / "log.txt").open("a") as log:
+        with (job.folder / LOG).open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "distill", *words],
                 stdin=subprocess.PIPE,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from distill.exit_codes import BUSY, DIVERGED, FINISHED, INTERRUPTED
-from distill.study.jobs import Job, State, error_of, is_done, is_trained, state_of
+from distill.study.jobs import Job, State, error_of, is_done, is_trained, last_words, state_of
 from distill.study.run.work import note_error
 
 Outcome = Literal["done", "failed", "blocked", "interrupted", "elsewhere"]
@@ -93,19 +93,19 @@ def _collect(progress: Progress, retried: dict[str, int]) -> None:
             progress.waiting.insert(0, job)
         else:
             if not error_of(job):
-                note_error(job, _in_words(code))
+                note_error(job, _in_words(code, last_words(job)))
             progress.ended[name] = (job, "failed")
 
 
-def _in_words(code: int) -> str:
+def _in_words(code: int, said: str) -> str:
     if code < 0:
         killed = " (no memory left?)" if code == -9 else ""
-        return f"ended by signal {-code}{killed}; the run's log.txt has its last words"
+        return f"ended by signal {-code}{killed}; its last words: {said}"
     if code == DIVERGED:
-        return "the loss was not finite"
+        return f"the loss was not finite: {said}"
     if code == FINISHED:
         return "ended without an error, but its results are not there"
-    return f"ended with code {code}; the run's log.txt has its output"
+    return f"ended with code {code}: {said}"
 
 
 def _sort_out(progress: Progress) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from distill.exit_codes import BUSY, DIVERGED, FAILED, FINISHED, INTERRUPTED
-from distill.study.jobs import Job
+from distill.study.jobs import LOG, Job
 from distill.study.run.work import note_error
 
 PLACES = 16
@@ -101,7 +101,7 @@ class SlurmRunner:
         job.folder.mkdir(parents=True, exist_ok=True)
         self.executor.update_parameters(name=f"distill-{job.name}")
         words = [*self.arguments, "--cell", job.cell.name, "--seeds", str(job.seed)]
-        return SlurmPlace(self.executor.submit(Command(words, job.folder / "log.txt")), job)
+        return SlurmPlace(self.executor.submit(Command(words, job.folder / LOG)), job)
 
 
 def _parameters(settings: Sequence[str], *, shared: set[str]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def work(job: Job, *, launch: str | None = None) -> int:
         try:
             code = _train(job, launch)
             if code == DIVERGED:
-                note_error(job, "the loss was not finite; the run's log.txt says in which step and term")
+                note_error(job, "the loss was not finite; its log says in which step and term")
             if code == FINISHED:
                 from distill.study.measure import measure_run
 
