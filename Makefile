@@ -11,10 +11,10 @@ test: .venv/ready
 	$(BIN)/pytest -m "not gpu and not slow"
 
 quick: .venv/ready
-	$(BIN)/distill study first --quick
+	$(BIN)/distill study run first --quick
 
 study: .venv/ready
-	$(BIN)/distill study first
+	$(BIN)/distill study run first --seeds 0
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -9,7 +9,6 @@ from contextlib import suppress
 from types import FrameType
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from distill.config.pages import catalogue
@@ -166,12 +165,12 @@ def _heading(study: Study, jobs: Sequence[Job]) -> Text:
 def _print_refused(console: Console, study: Study) -> None:
     if not study.refused:
         return
-    table = Table(title="Combinations that mean nothing", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("combination")
-    table.add_column("why")
+    names: dict[str, list[str]] = {}
     for each in study.refused:
-        table.add_row(each.name, each.reason)
-    console.print(table)
+        names.setdefault(each.reason, []).append(each.name)
+    console.print("refused, because they mean nothing:")
+    for reason, combinations in names.items():
+        console.print(Text(f"  {', '.join(combinations)}: {reason}"), soft_wrap=True)
 
 
 def _places(options: argparse.Namespace) -> int:

@@ -36,6 +36,7 @@ def planned_table(study: Study, jobs: Sequence[Job], estimates: Mapping[str, Cos
             continue
         states = Counter(state_of(job) for job in own)
         exists = ", ".join(f"{count} {state}" for state, count in states.items() if state not in ("new", "waiting"))
+        exists = f"{exists or 'none'} of {len(own)}"
         cost = estimates.get(own[0].name)
         time = size = ""
         if isinstance(cost, Cost):
