@@ -35,10 +35,18 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claims:
-    """(decision, sentence) of every claim."""
+class Said:
+    """A claim, its verdict, the difference it is about, and the numbers behind that."""
 
-    items: tuple[tuple[str, str], ...]
+    decision: str
+    claim: str
+    difference: str
+    details: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claims:
+    items: tuple[Said, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +89,10 @@ def _block_markdown(block: Block) -> str:
         case Table():
             return _table_markdown(block)
         case Claims(items=items):
-            return "\n".join(f"- **{_sentence_case(decision)}.** {text}" for decision, text in items)
+            return "\n".join(
+                f"- **{_sentence_case(said.decision)}.** {said.claim}: {said.difference}. {said.details}"
+                for said in items
+            )
         case Picture(path=path, alt=alt, caption=caption):
             return f"![{alt}]({path.name})" + (f"\n\n*{caption}*" if caption else "")
         case Listing(fold=fold, text=text):
@@ -108,7 +119,7 @@ def _block_html(block: Block) -> str:
         case Table(fold=fold):
             return _folded(fold, _table_html(block)) if fold else _table_html(block)
         case Claims(items=items):
-            return "\n".join(_claim_html(decision, text) for decision, text in items)
+            return "\n".join(map(_claim_html, items))
         case Picture(path=path, alt=alt, caption=caption):
             data = base64.b64encode(path.read_bytes()).decode()
             image = f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
@@ -137,10 +148,11 @@ def _breakable(text: str) -> str:
     return re.sub(r"([./_])(?=[a-z]\w)", r"\1<wbr>", escape(text))
 
 
-def _claim_html(decision: str, text: str) -> str:
-    kind = decision.replace(" ", "-")
-    badge = f'<span class="badge">{escape(_sentence_case(decision))}</span>'
-    return f'<div class="claim {kind}">{badge}<p>{escape(text)}</p></div>'
+def _claim_html(said: Said) -> str:
+    kind = said.decision.replace(" ", "-")
+    badge = f'<span class="badge">{escape(_sentence_case(said.decision))}</span>'
+    first = f"{badge} <strong>{escape(said.claim)}</strong> <span>{escape(said.difference)}</span>"
+    return f'<div class="claim {kind}"><p>{first}</p><p>{escape(said.details)}</p></div>'
 
 
 def _folded(title: str, content: str) -> str:

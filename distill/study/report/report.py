@@ -28,7 +28,7 @@ from distill.study.report.tables import (
     refused_table,
 )
 from distill.study.report.terminal import print_report
-from distill.study.report.words import claim_sentence, notices, opening, tally
+from distill.study.report.words import notices, opening, said_of, tally
 from distill.study.results import Results, read_results, write_csv
 from distill.train.journal import write_atomically
 
@@ -94,7 +94,7 @@ def draw(results: Results, findings: Findings, folder: Path) -> Drawn:
 
 def content(results: Results, findings: Findings, drawn: Drawn, limits: Sequence[str]) -> list[Block]:
     """The report from top to bottom."""
-    judged = tuple((each.decision, claim_sentence(each, results.study)) for each in findings.claims)
+    judged = tuple(said_of(each, results.study) for each in findings.claims)
     claims = [Heading("Claims"), Paragraph(tally(findings)), Claims(items=judged)] if judged else []
     return [
         Paragraph(opening(results)),

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from distill.study.cells import Cell
 from distill.study.findings import Findings
-from distill.study.report.words import claim_sentence, score, seeds_in_words
+from distill.study.report.words import said_of, score, seeds_in_words
 from distill.study.results import Results
 
 WIDTH = 100
@@ -22,11 +22,23 @@ def print_report(results: Results, findings: Findings, notices: list[str]) -> No
     """To standard output: the table, the claims, then what limits them."""
     console = Console(width=min(WIDTH, Console().width))
     console.print(_table(results, findings))
-    for judged in findings.claims:
-        decision = Text(judged.decision, STYLES.get(judged.decision, "bold"))
-        console.print(Text.assemble(decision, ": ", claim_sentence(judged, results.study)))
+    if findings.claims:
+        console.print(_claims(results, findings))
     for text in notices:
         console.print(Text(text, style="yellow"))
+
+
+def _claims(results: Results, findings: Findings) -> Table:
+    """Verdict, claim and difference; what is behind them is in the report."""
+    shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    shown.add_column("verdict", no_wrap=True)
+    shown.add_column("claim")
+    shown.add_column("difference, points", justify="right", no_wrap=True)
+    for judged in findings.claims:
+        said = said_of(judged, results.study)
+        decision = Text(said.decision, STYLES.get(said.decision, ""))
+        shown.add_row(decision, Text(said.claim), said.difference.removesuffix(" points"))
+    return shown
 
 
 def _title(cell: Cell) -> Text:

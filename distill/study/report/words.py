@@ -8,6 +8,7 @@ from distill.study.cells import Study
 from distill.study.findings import Findings, Judged
 from distill.study.inference import Estimate
 from distill.study.report.effects import where_in_words
+from distill.study.report.page import Said
 from distill.study.results import Results
 
 NOTHING = "–"
@@ -61,20 +62,22 @@ def tally(findings: Findings) -> str:
     return f"Of {_count(len(findings.claims), 'claim')} {', '.join(f'{n} {decision}' for decision, n in counted)}."
 
 
-def claim_sentence(judged: Judged, study: Study) -> str:
-    """A claim, who says so, and the numbers behind its verdict. The decision itself is said beside it."""
+def said_of(judged: Judged, study: Study) -> Said:
+    """A claim with its verdict, who says so, and the numbers behind the verdict."""
     claim, found = judged.claim, judged.difference
     metric = study.metrics.get(claim.metric or "", claim.metric)
-    said = f"{claim.say} ({claim.source}). "
+    source = f"{claim.source[:1].upper()}{claim.source[1:]}."
     if found is None:
-        return f"{said}{metric} cannot be compared: {judged.reason}."
+        details = f"{source} {metric} cannot be compared: {judged.reason}."
+        return Said(decision=judged.decision, claim=claim.say, difference=NOTHING, details=details)
     sides = f"{_side(judged, study, claim.better, judged.better)} and {_side(judged, study, claim.than, judged.than)}"
     asked = f"more than {claim.by_more_than:g}" if claim.within is None else f"less than {claim.within:g} either way"
     open_because = f" Not decided, because {judged.reason}." if judged.reason else _outlook(judged)
-    return (
-        f"{said}{sides} in {metric}{_over(judged)}: a difference of {signed(found)} points over "
-        f"{_count(found.count, 'seed')}; the claim asks for {asked}.{open_because}"
+    details = (
+        f"{source} {sides} in {metric}{_over(judged)}, over {_count(found.count, 'seed')}; the claim asks for {asked}."
+        f"{open_because}"
     )
+    return Said(decision=judged.decision, claim=claim.say, difference=f"{signed(found)} points", details=details)
 
 
 def score(found: Estimate | None, *, seeds: int | None = None) -> str:
