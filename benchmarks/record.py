@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from distill.study.environment import environment
+from distill.environment import environment
 
 PACKAGES = ("timm", "open_clip_torch", "accelerate")
 

@@ -47,6 +47,7 @@ examples:
   distill study run bridge --on slurm --slurm partition=gpu --slurm timeout_min=600
   distill study status bridge
   distill study report bridge
+  distill study pack bridge --into small    results without checkpoints, to go on elsewhere
   distill study promote bridge --to my_recipe.yaml
 
 A study that was stopped or killed goes on when the same command is given again; several processes may work on one."""
@@ -134,6 +135,7 @@ def _add_study(commands: argparse._SubParsersAction, settings: str) -> None:
         "run": "carry out what is not done yet, then write the report",
         "status": "say what became of every run",
         "report": "write the report on what is done so far",
+        "pack": "copy the results, without checkpoints, to where they can be reported on or published",
         "work": "carry out one run (what the workers of `run` are started with)",
     }
     for name, summary in about.items():
@@ -146,8 +148,14 @@ def _add_study(commands: argparse._SubParsersAction, settings: str) -> None:
         action.add_argument("--cell", action="append", default=[], metavar="NAME", help="only this cell and its needs")
         action.add_argument("--to", type=Path, default=STORE, metavar="FOLDER", help=f"of all runs (default: {STORE})")
         action.add_argument("--launch", metavar="PAGE", help="train every cell under accelerate with this page")
+        if name == "pack":
+            action.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="another folder for runs")
+        if name == "work":
+            action.add_argument("--with-parent", action="store_true", help="end when standard input is closed")
         if name in ("plan", "run"):
-            action.add_argument("--workers", type=int, metavar="N", help="runs at a time (default: as the machine has)")
+            action.add_argument(
+                "--workers", type=_positive, metavar="N", help="runs at a time (default: what the machine has)"
+            )
         if name == "plan":
             action.add_argument("--no-measure", action="store_true", help="no estimate: measure no steps")
         if name == "run":
@@ -199,6 +207,12 @@ def show_names(options: argparse.Namespace) -> int:
 def show_recipe(options: argparse.Namespace) -> int:
     print(recipe_text(load_recipe(options.recipe, options.words)), end="")
     return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return int(text)
 
 
 class _Plain(argparse.RawDescriptionHelpFormatter):

@@ -8,7 +8,7 @@ import yaml
 
 from distill.config import InvalidCombination, RecipeError
 from distill.study.cells import Study, load_study
-from distill.study.jobs import Job, jobs_of, selected, state_of
+from distill.study.jobs import Job, jobs_of, link_runs, report_folder, seeds_in, selected, state_of
 
 METRIC = "zero_shot_segmentation/value/miou"
 PAGE: dict[str, Any] = {
@@ -43,6 +43,13 @@ PAGE: dict[str, Any] = {
     ],
     "claims": [{"say": "All helps", "factor": "heard", "better": "all", "than": "masked", "source": "us"}],
 }
+
+
+CELLS = PAGE["cells"]
+
+
+def claimed(**claim: Any) -> dict[str, Any]:
+    return {"claims": [{"say": "It helps", "source": "us", **claim}]}
 
 
 def write(folder: Path, **changes: Any) -> str:
@@ -154,12 +161,25 @@ def test_scales_quick_and_overrides_change_every_cell(tmp_path):
             "level of heard .al.; did you mean all",
         ),
         ({"products": [{"factors": ["hiden"]}]}, "no factor 'hiden'; did you mean hidden"),
-        ({"products": [{"factors": "hidden"}]}, "factors is a list"),
+        ({"products": [{"factors": "hidden"}]}, "factors takes a list, not 'hidden'"),
         ({"claims": [{"say": "", "better": "bas", "than": "wider", "source": ""}]}, "cell .bas.; did you mean base"),
         (
             {"claims": [{"say": "", "factor": "heard", "better": "all", "than": "x", "source": ""}]},
             "level of heard 'x'",
         ),
+        (claimed(factor="heard", better="all", than="masked", where={"hiden": "0 %"}), "no factor 'hiden'"),
+        (claimed(factor="heard", better="all", than="masked", where={"hidden": "0 %"}), "no two cells differ in heard"),
+        (claimed(better="base", than="wider", within="three"), "within takes a number, not 'three'"),
+        (claimed(better="base", than="wider", within=0), "`within` is a positive number"),
+        (claimed(better="base", than="wider", within=1, by_more_than=2), "without `by_more_than`"),
+        (claimed(better="base", than="base"), "compares 'base' with itself"),
+        (claimed(better="base", than="wider", where={"hidden": "0 %"}), "`where` is for claims about the levels"),
+        ({"cells": [{"name": "../../evil", "title": ""}]}, "'../../evil' is no name"),
+        ({"cells": [*CELLS, {"name": "twin", "title": "", "set": {"student.image.width": 72}}]}, "wider and twin have"),
+        ({"products": [{"factors": ["hidden"], "fraction": "2"}]}, "fraction takes a whole number, not '2'"),
+        ({"products": [{"factors": ["hidden"], "leave_out": ["all"]}]}, "leave_out takes a list"),
+        ({"factors": {**PAGE["factors"], "text": {"random": None}}}, "expected `key: value` lines"),
+        ({"scales": {"mini": {"recipe": "smoke", "expect": "", "seeds": [0, 0]}}}, "different whole numbers"),
         ({"metrics": {}}, "at least one metric"),
         ({"scales": {"mini": {"recipe": "smoke"}}}, "expect is missing"),
         ({"scales": [1]}, "expected `key: value` lines"),
@@ -212,11 +232,60 @@ def test_changing_a_cell_changes_it_and_what_depends_on_it(tmp_path):
     assert changed == {name for name in before if name.startswith(("base", "frozen", "teacher"))}
 
 
-def test_a_run_that_another_study_began_is_found_by_its_key(study, tmp_path):
-    job = by_name(study, tmp_path)["base-seed0"]
-    theirs = job.folder.parent / f"elsewhere-seed0-{job.key}"
-    theirs.mkdir(parents=True)
-    assert by_name(study, tmp_path)["base-seed0"].folder == theirs
+def test_a_run_that_several_studies_have_is_one_run(study, tmp_path):
+    cell = {"name": "like_base", "title": "", "levels": PAGE["cells"][0]["levels"]}
+    other = load_study(write(tmp_path, name="other", cells=[cell], products=[], claims=[]))
+    ours, theirs = by_name(study, tmp_path)["base-seed1"], by_name(other, tmp_path, seeds=[1])["like_base-seed1"]
+    assert ours.folder == theirs.folder
+    assert ours.folder.name == f"seed1-{ours.key}"
+
+
+def test_a_level_is_the_most_specific_one_and_product_cells_keep_what_was_asked_for(tmp_path):
+    """YAML 1.1 takes 1e-2 for text, and the level without settings fits everything."""
+    factors = {**PAGE["factors"], "rate": {"usual": {}, "high": {"optim.lr": "1e-2"}}}
+    rates = {"factors": ["rate"], "levels": PAGE["cells"][0]["levels"]}
+    study = load_study(write(tmp_path, factors=factors, products=[rates, *PAGE["products"]], claims=[]))
+    assert study.cell("high").levels["rate"] == "high"
+    assert study.cell("base").levels["rate"] == "usual"
+    assert all("rate" in cell.levels for cell in study.cells if cell.levels)
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("masking.ratio=0.75", "masking.ratio is what cells of tiny differ in"),
+        ("seed=7", "seed is what runs of a study get by themselves"),
+        ("run.folder=x", "see --seeds and --to"),
+    ],
+)
+def test_what_makes_the_study_cannot_be_overridden(tmp_path, word, why):
+    with pytest.raises(RecipeError, match=why):
+        load_study(write(tmp_path), overrides=[word])
+
+
+def test_seeds_of_a_store_and_folders_of_reports(study, tmp_path):
+    assert seeds_in(tmp_path) == []
+    for name in ("seed3-abc", "seed11-def", "seedling-x"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert seeds_in(tmp_path) == [3, 11]
+    folders = [
+        report_folder(study, tmp_path),
+        report_folder(study, tmp_path, part=True),
+        report_folder(study, tmp_path, overrides=["optim.lr=1"]),
+        report_folder(study, tmp_path, overrides=["optim.lr=2"]),
+    ]
+    assert len(set(folders)) == 4
+    assert folders[0].name == "tiny-mini"
+
+
+def test_runs_are_linked_by_their_cells_names(study, tmp_path):
+    jobs = jobs_of(study, tmp_path / "store", seeds=[0])
+    jobs[0].folder.mkdir(parents=True)
+    (jobs[0].folder / "recipe.yaml").write_text("x")
+    for _ in range(2):
+        link_runs(jobs, tmp_path / "store" / "report" / "runs")
+    assert (tmp_path / "store" / "report" / "runs" / jobs[0].name / "recipe.yaml").read_text() == "x"
+    assert len(list((tmp_path / "store" / "report" / "runs").iterdir())) == 1
 
 
 def test_naming_cells_selects_them_and_what_they_need(study, tmp_path):

@@ -127,7 +127,7 @@ def check_refused(study: Study) -> None:
 
 def test_many_machines_carry_out_the_scale_of_the_paper_and_one_its_quick_version() -> None:
     assert all(read_page(name).scales["paper"].launch in catalogue("launch") for name in STUDIES)
-    assert shipped("size", "paper").launch == "multi_node" and shipped("size", "paper", quick=True).launch is None
+    assert shipped("size", "paper").launch == "gpu_8" and shipped("size", "paper", quick=True).launch is None
 
 
 @pytest.mark.parametrize("scale", SCALES)

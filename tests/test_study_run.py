@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from distill.exit_codes import BUSY
 from distill.study.cells import load_study
-from distill.study.jobs import Job, error_of, is_done, jobs_of, state_of
+from distill.study.jobs import Job, error_of, is_done, jobs_of, pack, state_of
 from distill.study.measure import measuring_fingerprint
 from distill.study.run.live import Watch, duration, glimpse
 from distill.study.run.local import LocalRunner, Share, environment_of, shares
@@ -67,9 +69,11 @@ def jobs_in(folder: Path, **options: Any) -> dict[str, Job]:
 
 def finish(job: Job) -> None:
     """Leave what a finished and measured run leaves."""
-    (job.folder / "checkpoints" / f"step_{job.recipe.optim.steps:08d}").mkdir(parents=True)
+    (job.folder / "checkpoints" / f"step_{job.recipe.optim.steps:08d}").mkdir(parents=True, exist_ok=True)
     (job.folder / "summary.json").write_text(json.dumps({"seconds": 2.0}))
-    (job.folder / "scores.json").write_text(json.dumps({"measured": measuring_fingerprint(job.recipe)}))
+    measured = measuring_fingerprint(job.recipe)
+    save_file({"one": np.zeros(1)}, job.folder / "pictures.safetensors", metadata={"measured": measured})
+    (job.folder / "scores.json").write_text(json.dumps({"measured": measured}))
 
 
 @dataclass
@@ -170,6 +174,59 @@ def test_a_job_that_ends_well_without_results_is_a_failure(tmp_path, monkeypatch
     jobs = jobs_in(tmp_path, cells=("base",))
     monkeypatch.setattr("test_study_run.finish", lambda job: None)
     assert outcomes(Stage().play(jobs)) == {"base": "failed"}
+
+
+def test_an_end_by_sigterm_outside_of_the_training_is_an_interruption(tmp_path):
+    stage = Stage({"base": [-15, 0]})
+    assert outcomes(stage.play(jobs_in(tmp_path, cells=("base",)))) == {"base": "done"}
+
+
+def test_an_error_of_an_earlier_call_is_not_told_again(tmp_path):
+    jobs = jobs_in(tmp_path, cells=("base",))
+    jobs["base"].folder.mkdir(parents=True)
+    (jobs["base"].folder / "error.json").write_text('{"message": "CUDA out of memory"}')
+    Stage({"base": [2]}).play(jobs)
+    assert error_of(jobs["base"]) == "ended with code 2: nothing"
+    (jobs["base"].folder / "error.json").write_text("{")
+    assert error_of(jobs["base"]) == "an error whose record, error.json, is damaged"
+
+
+def test_results_count_without_their_checkpoints_unless_somebody_still_needs_one(tmp_path):
+    jobs = jobs_in(tmp_path, cells=("base", "student"))
+    Stage().play(jobs)
+    for job in jobs.values():
+        shutil.rmtree(job.folder / "checkpoints")
+    idle = Stage()
+    assert set(outcomes(idle.play(jobs)).values()) == {"done"}
+    assert idle.started == []
+    (jobs["student"].folder / "scores.json").unlink()
+    shutil.rmtree(jobs["student"].folder)
+    anew = Stage()
+    assert set(outcomes(anew.play(jobs)).values()) == {"done"}
+    assert anew.started == ["base", "student"]
+
+
+def test_packed_results_count_in_another_store_without_checkpoints(tmp_path):
+    jobs = jobs_in(tmp_path, cells=("base", "student"))
+    finish(jobs["base"])
+    (jobs["base"].folder / "recipe.yaml").write_text("name: x")
+    assert pack(list(jobs.values()), tmp_path / "small") == 1
+    moved = jobs_of(load_study(write(tmp_path, cells=("base", "student"))), tmp_path / "small")
+    assert [is_done(job) for job in moved] == [True, False]
+    assert sorted(path.name for path in moved[0].folder.iterdir()) == [
+        *("pictures.safetensors", "recipe.yaml", "scores.json", "summary.json")
+    ]
+
+
+def test_files_of_two_measurements_are_no_result(tmp_path):
+    job = jobs_in(tmp_path, cells=("base",))["base"]
+    finish(job)
+    assert is_done(job)
+    save_file({"one": np.zeros(1)}, job.folder / "pictures.safetensors", metadata={"measured": "another"})
+    assert not is_done(job)
+    (job.folder / "scores.json").write_text("[]")
+    with pytest.raises(ValueError, match="delete it to measure this run again"):
+        is_done(job)
 
 
 def test_a_job_of_another_process_is_waited_for_and_taken_over(tmp_path):
@@ -370,4 +427,4 @@ def test_local_workers_carry_a_job_out_and_give_their_share_back(tmp_path):
     assert place.poll() == 0
     assert runner.free == [Share(1, None)]
     assert is_done(job)
-    assert "finished" in (job.folder / "log.txt").read_text()
+    assert "finished" in job.log.read_text()

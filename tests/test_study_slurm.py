@@ -39,7 +39,7 @@ def test_a_job_runs_in_a_process_of_its_own_and_leaves_its_results(tmp_path):
     job = job_in(tmp_path)
     assert wait(runner_in(tmp_path, cluster="local").start(job)) == 0
     assert is_done(job)
-    assert "finished" in (job.folder / "log.txt").read_text()
+    assert "finished" in job.log.read_text()
 
 
 def test_a_job_that_somebody_else_carries_out_says_so(tmp_path):

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from distill.study.grid import Claim, Levels, NamedCell, Page, Product, Promotio
 
 REFERENCE = "cell:"
 """`cell:NAME` in a setting stands for the run of that cell with the same seed."""
+
+OF_RUNS = ("seed", "name", "run.folder", "run.name")
 
 Section = TypeVar("Section")
 
@@ -98,6 +101,7 @@ def load_study(name: str, *, scale: str | None = None, quick: bool = False, over
     size = page.scales[scale]
     if quick and not (size.quick or size.quick_cells):
         raise RecipeError(f"{page.name} has no quick version at the scale {scale}")
+    _refuse_overrides(page, size, overrides)
     made, refused = _expand(page, size, quick=quick, overrides=overrides)
     study = Study(
         name=page.name,
@@ -118,7 +122,22 @@ def load_study(name: str, *, scale: str | None = None, quick: bool = False, over
     for claim in study.claims:
         if claim.factor is None:
             study.cell(claim.better), study.cell(claim.than)
+        elif not any(_differ_in(claim, one.levels, other.levels) for one in study.cells for other in study.cells):
+            raise RecipeError(
+                f"{page.name}: claim {claim.say!r}: no two cells differ in {claim.factor} alone like that"
+            )
     return study
+
+
+def _differ_in(claim: Claim, one: Levels, other: Levels) -> bool:
+    """Whether two cells are a pair that the claim is about."""
+    asked = {factor: level if isinstance(level, list) else [level] for factor, level in claim.where.items()}
+    return (
+        one.get(claim.factor) == claim.better
+        and other.get(claim.factor) == claim.than
+        and {**one, claim.factor: ""} == {**other, claim.factor: ""}
+        and all(one.get(factor) in levels for factor, levels in asked.items() if factor != claim.factor)
+    )
 
 
 def substituted(recipe: Section, places: Mapping[str, str]) -> Section:
@@ -147,8 +166,12 @@ def _expand(page: Page, size: Scale, *, quick: bool, overrides: Sequence[str]) -
 
     for named in page.cells:
         recipe = recipe_of(named.name, {**size.set, **_of_levels(page, named.levels), **named.set})
+        same = by_content.setdefault(_content(recipe), named.name)
+        if same != named.name:
+            raise RecipeError(
+                f"{page.name}: the cells {same} and {named.name} have the same settings: they are one run"
+            )
         cells[named.name] = Cell(name=named.name, title=named.title, recipe=recipe, paper=named.paper)
-        by_content.setdefault(_content(recipe), named.name)
     for name, levels, product in _combinations(page):
         try:
             recipe = recipe_of(name, {**size.set, **_of_levels(page, levels), **product.set})
@@ -162,7 +185,8 @@ def _expand(page: Page, size: Scale, *, quick: bool, overrides: Sequence[str]) -
         if is_new:
             title = ", ".join(f"{factor} {level}" for factor, level in levels.items())
             cells[name] = Cell(name=name, title=title, recipe=recipe)
-        cells[same] = replace(cells[same], levels=levels_held(page, cells[same].recipe))
+        held = {**levels_held(page, recipe), **cells[same].levels, **levels}
+        cells[same] = replace(cells[same], levels={factor: held[factor] for factor in page.factors if factor in held})
     return list(cells.values()), list(refused.values())
 
 
@@ -189,13 +213,16 @@ def _of_levels(page: Page, levels: Levels) -> Settings:
 
 
 def levels_held(page: Page, recipe: Recipe) -> Levels:
-    """For every factor of a product, the level all of whose settings the recipe has, if it is one only."""
+    """For every factor of a product, the level all of whose settings the recipe has; of several, the most specific."""
     values = asdict(recipe)
     held = {}
     for factor in _factors_of_products(page):
-        fitting = [level for level, settings in page.factors[factor].items() if _holds(values, settings)]
-        if len(fitting) == 1:
-            held[factor] = fitting[0]
+        levels = page.factors[factor]
+        fitting = [level for level, settings in levels.items() if _holds(values, settings)]
+        most = max((len(levels[level]) for level in fitting), default=0)
+        specific = [level for level in fitting if len(levels[level]) == most]
+        if len(specific) == 1:
+            held[factor] = specific[0]
     return held
 
 
@@ -203,10 +230,35 @@ def _holds(values: dict[str, Any], settings: Settings) -> bool:
     for key, wanted in settings.items():
         found: Any = values
         for name in key.split("."):
+            if not isinstance(found, dict) or name not in found:
+                return False
             found = found[name]
-        if found != (tuple(wanted) if isinstance(wanted, list) else wanted):
+        # A page's lists are a recipe's tuples, and YAML takes 1e-3 for text.
+        if found != (tuple(wanted) if isinstance(wanted, list) else wanted) and str(found) != _number(wanted):
             return False
     return True
+
+
+def _number(text: Any) -> str | None:
+    """How a number that YAML took for text would be shown."""
+    with suppress(ValueError):
+        return str(float(text)) if isinstance(text, str) else None
+    return None
+
+
+def _refuse_overrides(page: Page, size: Scale, overrides: Sequence[str]) -> None:
+    """Overrides are for what all cells share: what the cells differ in is the study."""
+    levels = [settings for factor in page.factors.values() for settings in factor.values()]
+    own = [cell.set for cell in page.cells] + [product.set for product in page.products]
+    differs = {
+        key for settings in (*levels, *own, *size.cells.values(), *size.quick_cells.values()) for key in settings
+    }
+    for word in overrides:
+        key = word.partition("=")[0].strip()
+        if key in differs:
+            raise RecipeError(f"{word}: {key} is what cells of {page.name} differ in; change the page instead")
+        if key in OF_RUNS:
+            raise RecipeError(f"{word}: {key} is what runs of a study get by themselves; see --seeds and --to")
 
 
 def _with_metric(claim: Claim, page: Page) -> Claim:

@@ -8,14 +8,26 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
+import yaml
 from rich.console import Console
 from rich.text import Text
 
-from distill.config.pages import catalogue
+from distill.config.pages import catalogue, page_path
 from distill.exit_codes import FAILED, FINISHED, INTERRUPTED
 from distill.study.cells import Study, load_study
 from distill.study.grid import read_page
-from distill.study.jobs import LOG, Job, error_of, jobs_of, report_folder, selected, state_of
+from distill.study.jobs import (
+    Job,
+    error_of,
+    is_settled,
+    jobs_of,
+    link_runs,
+    report_folder,
+    seeds_in,
+    selected,
+    state_of,
+)
+from distill.study.jobs import pack as pack_jobs
 
 
 def list_studies(options: argparse.Namespace) -> int:
@@ -60,11 +72,13 @@ def run(options: argparse.Namespace) -> int:
         progress = carry_out(jobs, runner=runner, look=watch.look, stopped=lambda: stop.asked)
     console = Console(stderr=True)
     for job in progress.of("failed"):
-        console.print(Text(f"failed: {job.name}: {error_of(job)} ({job.folder / LOG})", "red"), soft_wrap=True)
+        console.print(Text(f"failed: {job.name}: {error_of(job)} ({job.log})", "red"), soft_wrap=True)
     if stop.asked:
         console.print("stopped; the same command goes on")
         return INTERRUPTED
     if progress.of("done"):
+        # On everything that is there, not only on what was asked for now.
+        options.cell, options.seeds = [], None
         report(options)
     return FAILED if progress.of("failed") or progress.of("blocked") else FINISHED
 
@@ -81,19 +95,33 @@ def status(options: argparse.Namespace) -> int:
     _print_refused(console, study)
     for job in jobs:
         if states[job.name] == "failed":
-            console.print(Text(f"{job.name}: {error_of(job)} ({job.folder / LOG})", "red"), soft_wrap=True)
+            console.print(Text(f"{job.name}: {error_of(job)} ({job.log})", "red"), soft_wrap=True)
     counts = Counter(states.values())
     console.print(Text(", ".join(f"{count} {state}" for state, count in counts.items())))
     return FINISHED
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the report on what is done so far."""
+    """Write the report on what is done so far: the page's seeds and all others there are, unless some are named."""
+    part = bool(options.cell or options.seeds)
+    if options.seeds is None:
+        study = load_study(options.study, scale=options.scale, quick=options.quick, overrides=options.words)
+        options.seeds = ",".join(map(str, sorted({*study.seeds, *seeds_in(options.to)})))
     study, jobs = _asked(options)
     from distill.study.report.report import write_report
 
-    page = write_report(study, jobs, report_folder(study, options.to))
+    folder = report_folder(study, options.to, overrides=options.words, part=part)
+    link_runs(jobs, folder / "runs")
+    page = write_report(study, jobs, folder, overrides=options.words, part=part)
     print(f"the report with pictures: {page}", file=sys.stderr)
+    return FINISHED
+
+
+def pack(options: argparse.Namespace) -> int:
+    """Copy the results, without checkpoints, into another store."""
+    _, jobs = _asked(options)
+    count = pack_jobs(jobs, options.into)
+    print(f"{count} of {len(jobs)} runs copied into {options.into}; `distill study report --to` reads them there")
     return FINISHED
 
 
@@ -111,11 +139,14 @@ def work(options: argparse.Namespace) -> int:
     from distill.study.run.work import stop_with_parent
     from distill.study.run.work import work as carry_out
 
-    if not sys.stdin.isatty():
+    if options.with_parent:
         stop_with_parent()
     study, jobs = _asked(options)
+    every = jobs_of(study, options.to, seeds=_seeds(options.seeds))
+    if len(options.cell) != 1 or len({job.seed for job in jobs}) != 1:
+        raise ValueError("work carries out one run: give one --cell and one seed")
     [job] = [job for job in jobs if job.cell.name == options.cell[0]]
-    return carry_out(job, launch=options.launch or study.launch)
+    return carry_out(job, launch=options.launch or study.launch, again=not is_settled(job, every))
 
 
 def words_of_worker(options: argparse.Namespace) -> list[str]:
@@ -129,10 +160,19 @@ def words_of_worker(options: argparse.Namespace) -> list[str]:
 
 def _asked(options: argparse.Namespace) -> tuple[Study, tuple[Job, ...]]:
     study = load_study(options.study, scale=options.scale, quick=options.quick, overrides=options.words)
+    if options.launch or study.launch:
+        _check_launch(options.launch or study.launch)
     for name in options.cell:
         study.cell(name)
     jobs = jobs_of(study, options.to, seeds=_seeds(options.seeds))
     return study, selected(jobs, options.cell)
+
+
+def _check_launch(name: str) -> None:
+    """Raises ValueError for a page that does not exist, or that starts on several machines."""
+    page = yaml.safe_load(page_path(name, kind="launch").read_text())
+    if page.get("num_machines", 1) != 1:
+        raise ValueError(f"{name} is for {page['num_machines']} machines, and a study starts each cell on one")
 
 
 def _seeds(text: str | None) -> Sequence[int] | None:
@@ -218,6 +258,7 @@ ACTIONS = {
     "run": run,
     "status": status,
     "report": report,
+    "pack": pack,
     "promote": promote,
     "work": work,
 }

@@ -15,22 +15,26 @@
 `cell:NAME` in a setting is the run of that cell with the same seed: a dependency. Reading a page loads no torch.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 
 from distill.config import RecipeError, page_path
 from distill.config.pages import shown
-from distill.config.tree import nearest
+from distill.config.tree import alternatives, nearest
 
 Settings = dict[str, Any]
 Levels = dict[str, str]
 """Factor to level."""
 
 Kind = TypeVar("Kind")
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Of studies and cells: they become names of folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,26 +163,42 @@ def _check(page: Page, where: str) -> None:
     if not page.metrics or not page.scales:
         raise RecipeError(f"{where}: a study needs at least one metric and one scale")
     names = [cell.name for cell in page.cells]
-    for name in names:
+    for name in (page.name, *names):
+        if not NAME.fullmatch(str(name)):
+            raise RecipeError(f"{where}: {name!r} is no name; use letters, digits, '-', '_' and '.'")
         if names.count(name) > 1:
             raise RecipeError(f"{where}: two cells are called {name!r}")
+    for factor, levels in page.factors.items():
+        for level, settings in _mapping(levels, f"{where}: {factor}").items():
+            _mapping(settings, f"{where}: {factor}: {level}")
     for cell in page.cells:
         _check_levels(page, cell.levels, f"{where}: cell {cell.name}")
     for product in page.products:
         _known(product.factors, page.factors, "factor", f"{where}: products")
         for levels in (product.levels, *product.leave_out):
-            _check_levels(page, levels, f"{where}: products")
+            _check_levels(page, _mapping(levels, f"{where}: products"), f"{where}: products")
         if product.fraction < 1:
             raise RecipeError(f"{where}: products: fraction is {product.fraction}, which is not positive")
     for claim in page.claims:
-        if claim.factor is not None:
-            _check_levels(page, {claim.factor: claim.better}, f"{where}: claims")
-            _check_levels(page, {claim.factor: claim.than}, f"{where}: claims")
+        _check_claim(page, claim, f"{where}: claim {claim.say!r}")
     for scale in page.scales.values():
         _known((*scale.cells, *scale.quick_cells), names, "cell", f"{where}: scales")
+        if not scale.seeds or len(set(scale.seeds)) < len(scale.seeds) or not all(type(s) is int for s in scale.seeds):
+            raise RecipeError(f"{where}: scales: seeds are different whole numbers, not {list(scale.seeds)}")
     if page.promote is not None:
         _known((*page.promote.factors, *page.promote.left), page.factors, "factor", f"{where}: promote")
         _check_levels(page, page.promote.prefer, f"{where}: promote")
+
+
+def _check_claim(page: Page, claim: Claim, where: str) -> None:
+    if claim.better == claim.than:
+        raise RecipeError(f"{where}: compares {claim.better!r} with itself")
+    if claim.factor is None and claim.where:
+        raise RecipeError(f"{where}: `where` is for claims about the levels of a factor")
+    if claim.factor is not None:
+        _check_levels(page, {claim.factor: [claim.better, claim.than], **claim.where}, where)
+    if claim.within is not None and (claim.within <= 0 or claim.by_more_than):
+        raise RecipeError(f"{where}: `within` is a positive number of points, without `by_more_than`")
 
 
 def _check_levels(page: Page, levels: Mapping[str, Any], where: str) -> None:
@@ -213,15 +233,26 @@ def _build(kind: type[Kind], raw: Any, where: str) -> Kind:
         raise RecipeError(f"{where}: {', '.join(missing)} is missing in {raw.get('name', raw.get('say', 'it'))}")
     values = {}
     for key, value in raw.items():
-        wanted = str(known[key].type)
-        if wanted.startswith("tuple"):
-            value = tuple(value) if isinstance(value, list | tuple) else value
-            if not isinstance(value, tuple):
-                raise RecipeError(f"{where}: {key} is a list, not {value!r}")
-        elif wanted.startswith(("dict", "Settings", "Levels")):
-            _mapping(value, f"{where}: {key}")
+        value = tuple(value) if isinstance(value, list) else value
+        if not _fits(value, known[key].type):
+            raise RecipeError(f"{where}: {key} takes {_wanted(known[key].type)}, not {raw[key]!r}")
         values[key] = value
     return kind(**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, entries of lists included; what is inside mappings, `_check` looks at."""
+    for each in alternatives(kind):
+        plain = get_origin(each) or each
+        if isinstance(value, plain) and (plain is bool or not isinstance(value, bool)):
+            return plain is not tuple or all(_fits(entry, get_args(each)[0]) for entry in value)
+    return False
+
+
+def _wanted(kind: Any) -> str:
+    words = {tuple: "a list", dict: "`key: value` lines", str: "text", int: "a whole number", float: "a number"}
+    plain = [get_origin(each) or each for each in alternatives(kind)]
+    return words[float if float in plain else plain[0]]
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

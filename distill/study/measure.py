@@ -30,6 +30,7 @@ from torch import Tensor
 from distill.compose import load_trained
 from distill.config import Recipe
 from distill.encoders.dual import DualEncoder
+from distill.environment import environment
 from distill.eval import EvaluationData, TaskResult, evaluation_data
 from distill.eval.features import resize_short_side, tokens, unit
 from distill.eval.in_training import run_task
@@ -38,7 +39,6 @@ from distill.eval.metrics import numbered_batches
 from distill.eval.sets import CAPTIONS
 from distill.eval.tasks import linear_settings, retrieval_settings, zero_shot_settings
 from distill.eval.zero_shot_segmentation import ZeroShotSettings, class_scores
-from distill.study.environment import environment
 from distill.train.journal import write_atomically
 
 FEATURES = ("value", "final")

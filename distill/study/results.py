@@ -34,6 +34,7 @@ class Finished:
     num_images: int
     measure_seconds: float | int
     environment: dict[str, str]
+    """It was trained under; of older runs, what it was measured under."""
     metrics: tuple[Line, ...]
     """The lines of metrics.jsonl, each with its `step`."""
     summary: dict[str, Any]
@@ -119,7 +120,7 @@ def _read(job: Job) -> Finished:
             settings=scores["settings"],
             num_images=scores["num_images"],
             measure_seconds=scores["seconds"],
-            environment=scores["environment"],
+            environment=summary.get("environment", scores["environment"]),
             metrics=tuple(_read_lines(run / "metrics.jsonl")),
             summary=summary,
             recipe=recipe_from_file(run / "recipe.yaml"),

@@ -1,16 +1,40 @@
 """What stops a run early: a loss that is not finite, and a request to end."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from distill.contracts import Losses
 
+GRACE_SECONDS = 30
+
 
 class NonFiniteLoss(RuntimeError):
     """Some loss term is NaN or infinite; the message names step, term and the batch's samples."""
+
+
+@contextmanager
+def alone_in(run: Path) -> Iterator[None]:
+    """Keep a run folder to this process; the lock ends with it, however that ends.
+
+    Waits a little for one that was asked to end and still writes its checkpoint. Raises ValueError when it does not.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / ".lock", timeout=GRACE_SECONDS, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{run}: another process is training there") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class FiniteGuard:

@@ -3,7 +3,10 @@
 import json
 import math
 import os
+import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -111,7 +114,22 @@ def last_evaluation(path: Path) -> dict[str, float]:
     return {}
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place to write to, hidden beside `path`, which becomes `path` when all is written and goes on an error.
+
+    Every writer has a place of its own, also on other machines that share the folder: the last one to finish wins,
+    and nobody moves the other's half.
+    """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.unfinished")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    """The whole text in UTF-8, or the file as it was."""
+    with whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

@@ -16,11 +16,12 @@ from distill.config import Recipe, save_recipe
 from distill.data.loader import BatchStream
 from distill.data.sources import open_source
 from distill.encoders.attention import prefer_plain_attention
+from distill.environment import environment
 from distill.eval.in_training import evaluate_in_training
 from distill.exit_codes import DIVERGED, FINISHED, INTERRUPTED
 from distill.train import checkpoint, resume
 from distill.train.clock import Clock, peak_bytes
-from distill.train.guard import FiniteGuard, NonFiniteLoss, StopRequest
+from distill.train.guard import FiniteGuard, NonFiniteLoss, StopRequest, alone_in
 from distill.train.journal import Journal, last_evaluation, write_atomically
 from distill.train.optim import build_optimizer, teacher_groups, trained_parameters
 from distill.train.step import Stepped, training_step
@@ -29,9 +30,11 @@ from distill.train.step import Stepped, training_step
 def train(recipe: Recipe) -> int:
     """Carry out a recipe, going on from its last checkpoint. Returns an exit code of `distill.exit_codes`."""
     accelerator = build_accelerator(recipe)
-    run = open_run(recipe, accelerator)
-    training = Training(recipe, run=run, accelerator=accelerator)
     with ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(alone_in(run_folder(recipe)))
+        run = open_run(recipe, accelerator)
+        training = Training(recipe, run=run, accelerator=accelerator)
         stop = stack.enter_context(StopRequest())
         stack.enter_context(training.journal)
         stack.callback(training.stream.close)
@@ -296,6 +299,7 @@ class Training:
             "best": self.best,
             "parts": [row.as_dict() for row in self.parts.report],
             "data": self.stream.broken.summary(),
+            "environment": environment() | {"precision": self.accelerator.mixed_precision},
         }
         write_atomically(self.run / "summary.json", json.dumps(summary, indent=1))
         self.journal.say(f"finished: {self.run}")

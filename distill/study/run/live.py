@@ -151,13 +151,13 @@ class Watch:
             self.console.print(f"{elapsed:>8}  {done}  {name} {state}{why}{rest}", soft_wrap=True, highlight=False)
 
 
-def seconds_of(job: Job) -> float | None:
+def seconds_of(job: Job) -> float | int | None:
     """Seconds of training of a finished run, of its last uninterrupted stretch."""
     path = job.folder / SUMMARY
     return json.loads(path.read_text())["seconds"] if path.exists() else None
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """`45 s`, `12 min`, `3.2 h`, `2.1 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from distill.study.jobs import LOG, Job
+from distill.study.jobs import Job
 
 CORES_PER_WORKER = 8
 """On a machine without GPUs; on a small one, at most two workers."""
@@ -39,7 +39,7 @@ def shares_here(workers: int | None) -> list[Share]:
 
 @dataclass
 class LocalPlace:
-    """A worker process. Its output goes to the run's log.txt."""
+    """A worker process. Its output goes to the job's log."""
 
     process: subprocess.Popen
     share: Share
@@ -70,9 +70,9 @@ class LocalRunner:
 
     def start(self, job: Job) -> LocalPlace:
         share = self.free.pop(0)
-        job.folder.mkdir(parents=True, exist_ok=True)
-        words = ["study", "work", *self.arguments, "--cell", job.cell.name, "--seeds", str(job.seed)]
-        with (job.folder / LOG).open("a") as log:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        words = ["study", "work", *self.arguments, "--cell", job.cell.name, "--seeds", str(job.seed), "--with-parent"]
+        with job.log.open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "distill", *words],
                 stdin=subprocess.PIPE,

@@ -1,12 +1,13 @@
 """Which job runs when: whatever is ready starts as soon as a place is free; what fails does not stop the rest."""
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from distill.exit_codes import BUSY, DIVERGED, FINISHED, INTERRUPTED
-from distill.study.jobs import Job, State, error_of, is_done, is_trained, last_words, state_of
+from distill.study.jobs import ERROR, Job, State, error_of, is_done, is_settled, is_trained, last_words, state_of
 from distill.study.run.work import note_error
 
 Outcome = Literal["done", "failed", "blocked", "interrupted", "elsewhere"]
@@ -67,7 +68,7 @@ def carry_out(
         if stopped():
             return _end(progress, look, pause_seconds)
         _collect(progress, retried)
-        _sort_out(progress)
+        _sort_out(progress, jobs)
         _start(progress, runner)
         look(progress)
         if progress.waiting or progress.running or progress.elsewhere:
@@ -83,6 +84,8 @@ def _collect(progress: Progress, retried: dict[str, int]) -> None:
         if code is None:
             continue
         del progress.running[name]
+        if code == -signal.SIGTERM:  # before or after the training, which writes a checkpoint and exits with 75
+            code = INTERRUPTED
         if code == FINISHED and is_done(job):
             progress.ended[name] = (job, "done")
         elif code == BUSY:
@@ -108,11 +111,11 @@ def _in_words(code: int, said: str) -> str:
     return f"ended with code {code}: {said}"
 
 
-def _sort_out(progress: Progress) -> None:
+def _sort_out(progress: Progress, jobs: Sequence[Job]) -> None:
     """Jobs that turn out done or blocked leave the queue; those of other processes are looked after."""
     failed = {job.key for job, outcome in progress.ended.values() if outcome in ("failed", "blocked")}
     for job in list(progress.waiting):
-        if is_done(job):
+        if is_settled(job, jobs):
             progress.waiting.remove(job)
             progress.ended[job.name] = (job, "done")
         elif any(each.key in failed for each in job.needs):
@@ -132,6 +135,7 @@ def _start(progress: Progress, runner: Runner) -> None:
             return
         if all(is_trained(each) for each in job.needs):
             progress.waiting.remove(job)
+            (job.folder / ERROR).unlink(missing_ok=True)  # of an earlier call
             progress.running[job.name] = (job, runner.start(job))
 
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from distill.exit_codes import BUSY, DIVERGED, FAILED, FINISHED, INTERRUPTED
-from distill.study.jobs import LOG, Job
+from distill.study.jobs import Job
 from distill.study.run.work import note_error
 
 PLACES = 16
@@ -41,7 +42,8 @@ class Command:
 
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(GRACE_SECONDS)
+            with suppress(subprocess.TimeoutExpired):  # then it goes on from an earlier checkpoint
+                self._process.wait(GRACE_SECONDS)
         return DelayedSubmission(Command(self.words, self.log))
 
 
@@ -67,6 +69,21 @@ class SlurmPlace:
     def stop(self) -> None:
         self.stopped = True
         self.submitted.cancel()
+
+
+@dataclass
+class Refused:
+    """A job that Slurm did not take, such as for a quota."""
+
+    job: Job
+    reason: str
+
+    def poll(self) -> int:
+        note_error(self.job, f"Slurm refuses the job: {self.reason}")
+        return FAILED
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
 
 
 class SlurmRunner:
@@ -98,10 +115,13 @@ class SlurmRunner:
         self.places = places or PLACES
 
     def start(self, job: Job) -> SlurmPlace:
-        job.folder.mkdir(parents=True, exist_ok=True)
+        job.log.parent.mkdir(parents=True, exist_ok=True)
         self.executor.update_parameters(name=f"distill-{job.name}")
-        words = [*self.arguments, "--cell", job.cell.name, "--seeds", str(job.seed)]
-        return SlurmPlace(self.executor.submit(Command(words, job.folder / LOG)), job)
+        words = [*self.arguments, "--cell", job.cell.name, "--seeds", str(job.seed), "--with-parent"]
+        try:
+            return SlurmPlace(self.executor.submit(Command(words, job.log)), job)
+        except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+            return Refused(job, str(error))
 
 
 def _parameters(settings: Sequence[str], *, shared: set[str]) -> dict[str, Any]:

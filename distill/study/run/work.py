@@ -1,5 +1,6 @@
 """One job from beginning to end: claim it, train it, measure it, and leave behind what went wrong if anything did."""
 
+import ctypes
 import json
 import os
 import signal
@@ -12,23 +13,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from distill.config import page_path, save_recipe
 from distill.exit_codes import BUSY, DIVERGED, FAILED, FINISHED, INTERRUPTED
-from distill.study.jobs import ERROR, Job, is_done, is_trained
+from distill.study.jobs import ERROR, Job, is_done, is_trained, lock_of
 from distill.train.journal import write_atomically
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl."""
 
-def work(job: Job, *, launch: str | None = None) -> int:
+
+def work(job: Job, *, launch: str | None = None, again: bool = False) -> int:
     """Carry out one job unless somebody else does. Returns an exit code; never raises for what the job did wrong.
 
-    `launch` names a page of recipes/launch: the training then runs under `accelerate launch` with it.
+    `launch` names a page of recipes/launch: the training then runs under `accelerate launch` with it. `again` trains a
+    job anew whose results are there but whose checkpoint, which others need, is not.
     """
     with claimed(job) as mine:
         if not mine:
             return BUSY
-        if is_done(job):
+        if is_done(job) and (is_trained(job) or not again):
             return FINISHED
         (job.folder / ERROR).unlink(missing_ok=True)
         try:
@@ -50,7 +55,7 @@ def work(job: Job, *, launch: str | None = None) -> int:
 def claimed(job: Job) -> Iterator[bool]:
     """Whether the job is ours; the lock goes with the process, however that ends."""
     job.lock.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(job.lock, timeout=0)
+    lock = lock_of(job)
     try:
         lock.acquire()
     except Timeout:
@@ -90,6 +95,9 @@ def stop_with_parent() -> None:
 def _train(job: Job, launch: str | None) -> int:
     if is_trained(job):
         return FINISHED
+    if (job.folder / "recipe.yaml").exists():
+        # The folder is the key's: only name and places can differ, of a store that was moved or another study's cell.
+        save_recipe(job.recipe, job.folder / "recipe.yaml")
     if launch is None:
         from distill.train.loop import train
 
@@ -99,7 +107,7 @@ def _train(job: Job, launch: str | None) -> int:
     settings = str(page_path(launch, kind="launch"))
     command = ["-m", "accelerate.commands.launch", "--config_file", settings, "-m", "distill", "train", str(page)]
     asked: list[int] = []
-    with subprocess.Popen([sys.executable, *command], stdin=subprocess.DEVNULL) as process:
+    with subprocess.Popen([sys.executable, *command], stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent) as process:
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             asked.append(number)
@@ -114,4 +122,9 @@ def _train(job: Job, launch: str | None) -> int:
         return FINISHED
     if asked or code == INTERRUPTED:  # the launcher replaces its processes' exit codes by its own
         return INTERRUPTED
-    raise RuntimeError(f"accelerate launch ended with code {code}; the run's log.txt has its output")
+    raise RuntimeError(f"accelerate launch ended with code {code}; its output is in {job.log.name}")
+
+
+def _end_with_parent() -> None:
+    """In the launcher, before it starts: the kernel sends SIGTERM when its parent dies, and it passes that on."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

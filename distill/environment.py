@@ -9,7 +9,7 @@ import torch
 
 from distill import __version__
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def environment() -> dict[str, str]:
