@@ -6,33 +6,43 @@ import io
 import json
 import re
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from safetensors.numpy import save_file
 from tiny_runs import own_accelerator
 
 from distill.config import recipe_from_file, recipe_text, save_recipe
 from distill.data.scenes.tiers import TIERS
 from distill.study.cells import Study, load_study
-from distill.study.findings import findings_of, picture_statistics
-from distill.study.inference import score
+from distill.study.comparable import measured_otherwise
+from distill.study.findings import findings_of
+from distill.study.grid import read_page
+from distill.study.inference import estimate, judge, score
 from distill.study.jobs import Job, jobs_of, report_folder
 from distill.study.measure import measuring_fingerprint
+from distill.study.promote import read_records
 from distill.study.report.colours import CELLS, cell_style, class_colours, level_style
+from distill.study.report.effects import write_effects
 from distill.study.report.facets import groups_of
+from distill.study.report.intervals import interval_table, model_tables
 from distill.study.report.page import to_markdown
 from distill.study.report.pictures import principal_colours
 from distill.study.report.report import Drawn, content, write_report
+from distill.study.report.tables import class_tables, effect_table, main_table
 from distill.study.report.terminal import print_report
-from distill.study.report.words import notices, without_places
+from distill.study.report.words import notices, opening, said_of, tally, without_places
 from distill.study.results import Results, read_results
 from distill.study.run.work import work
+from distill.study.scored import picture_statistics
+from distill.train.journal import whole, write_atomically
 
 METRIC, RETRIEVAL = "zero_shot_segmentation/value/miou", "retrieval/image_to_text_r1"
 T_OF_TWO = 12.706204736
@@ -113,6 +123,8 @@ def make_up(
             "environment": {"hardware": "an abacus", "commit": "abc123"},
         }
         (job.folder / "scores.json").write_text(json.dumps(made))
+        nothing = {"nothing": np.zeros(1)}
+        save_file(nothing, job.folder / "pictures.safetensors", metadata={"measured": made["measured"]})
         parts = [{"part": "image", "parameters": 1234}, {"part": "text", "parameters": 567}]
         summary = {"steps": 40, "seconds": 61.0, "parts": parts}
         summary |= {"peak_bytes": 7_000_000, "seconds_per_step": 0.125} if job.cell.name == "base" else {}
@@ -152,6 +164,34 @@ def shown(results: Results) -> tuple[str, str]:
 def with_run(results: Results, cell: str, seed: int, **changes: Any) -> Results:
     """The same results with one run changed."""
     return replace(results, runs=results.runs | {(cell, seed): replace(results.runs[cell, seed], **changes)})
+
+
+def with_pictures(results: Results, folder: Path) -> Results:
+    """Each of 64 pictures has the run's score; but where all is heard, odd ones 5 points more and even ones less."""
+    odd = np.arange(64)[:, None] % 2
+    for (cell, seed), run in results.runs.items():
+        place = folder / f"{cell}{seed}"
+        place.mkdir()
+        bonus = 10 * odd - 5 if "all" in cell else 0 * odd
+        counts = {"intersection": round(100 * run.scores[METRIC]) + bonus.repeat(2, 1), "union": np.full((64, 2), 100)}
+        save_file({f"{METRIC[:-5]}/{name}": each for name, each in counts.items()}, place / "pictures.safetensors")
+        results = with_run(results, cell, seed, folder=place)
+    return results
+
+
+def without_cells(results: Results, *cells: str) -> Results:
+    kept = {place: run for place, run in results.runs.items() if place[0] not in cells}
+    return replace(results, runs=kept)
+
+
+def with_cell(results: Results, name: str, **sections: dict[str, Any]) -> Results:
+    """The same results with some settings of one cell's page changed."""
+    cell = results.study.cell(name)
+    changed = {key: replace(getattr(cell.recipe, key), **values) for key, values in sections.items()}
+    cells = [
+        replace(each, recipe=replace(each.recipe, **changed)) if each == cell else each for each in results.study.cells
+    ]
+    return replace(results, study=replace(results.study, cells=tuple(cells)))
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +333,9 @@ def test_rows_hold_the_teachers_score_beside_the_students_and_the_papers_beside_
     taught = next(line for line in lines if line.startswith("| distilled & <small> |"))
     assert taught.startswith("| distilled & <small> | 15.0 ± 7.1 | 15.5 ± 4.9 [-29.0, 60.0] | 7.8 ± 2.5 | – |")
     masked = next(line for line in lines if line.startswith(r"| pretraining \| masked |"))
-    assert masked.endswith("| own average | 15.0 ± 7.1 [-48.5, 78.5] | 7.5 ± 3.5 | 0.3 | Table 2, row 1 |")
+    assert masked.endswith(
+        "| own average | 15.0 ± 7.1 [-48.5, 78.5] | 7.5 ± 3.5 | Table 2, row 1: ADE150\N{NO-BREAK SPACE}0.3 |"
+    )
 
 
 def test_cells_of_a_product_stand_under_the_levels_of_its_factors(reported):
@@ -337,9 +379,9 @@ def test_claims_that_fail_and_claims_left_open_stay_in_with_their_numbers(report
     assert "the claim asks for less than 1 either way." in written
 
 
-def test_an_undecided_claim_says_how_many_seeds_would_probably_do(reported):
+def test_an_undecided_claim_says_how_many_seeds_would_decide_as_likely_as_not(reported):
     """Differences of 2 and -1 points: mean 0.5, deviation 2.12, so t_{n-1} 2.12 / sqrt(n) < 0.5 needs 72 seeds."""
-    assert "About 72 seeds would probably decide it" in (reported[0] / "report.md").read_text()
+    assert "With about 72 seeds a verdict is as likely as not" in (reported[0] / "report.md").read_text()
 
 
 def test_effects_are_what_pairs_of_cells_say_seed_by_seed(reported):
@@ -379,15 +421,7 @@ def test_main_effects_are_there_for_every_metric_and_interactions_for_the_decidi
 
 def test_pictures_that_all_seeds_share_widen_the_interval(results, tmp_path):
     before = {each.claim.say: each.difference for each in findings_of(results).claims}
-    odd = np.arange(64)[:, None] % 2
-    for (cell, seed), run in results.runs.items():
-        folder = tmp_path / f"{cell}{seed}"
-        folder.mkdir()
-        # Only heard=all profits from odd pictures, so how many of them are drawn moves the difference.
-        bonus = 10 * odd - 5 if "all" in cell else 0 * odd
-        counts = {"intersection": round(100 * run.scores[METRIC]) + bonus.repeat(2, 1), "union": np.full((64, 2), 100)}
-        save_file({f"{METRIC[:-5]}/{name}": each for name, each in counts.items()}, folder / "pictures.safetensors")
-        results = with_run(results, cell, seed, folder=folder)
+    results = with_pictures(results, tmp_path)
     after = {each.claim.say: each.difference for each in findings_of(results).claims}
     # Each picture moves it by +-5 points: the standard error of a mean over 64 of them.
     assert after["All beats masked"].pictures == pytest.approx(5 / 8, rel=0.1)
@@ -417,7 +451,7 @@ def test_seeds_trained_differently_are_named_and_decide_nothing(results):
     recipe = results.runs["base", 1].recipe
     said, _ = shown(with_run(results, "base", 1, recipe=replace(recipe, optim=replace(recipe.optim, weight_decay=9.0))))
     assert re.search(
-        r"Seeds 0 and 1 do not compare, so no claim is decided: optim.weight_decay: \S+ -> 9.0 in base\.", said
+        r"Seeds 0 and 1 do not compare, so nothing is decided: optim.weight_decay: \S+ -> 9.0 in base\.", said
     )
     assert "teacher.checkpoint" not in said
     assert said.count("not decided here") == len(results.study.claims)
@@ -427,6 +461,155 @@ def test_seeds_measured_on_other_pictures_decide_nothing(results):
     said, _ = shown(with_run(results, "base", 1, num_images=32))
     assert "measured on 64 -> 32 pictures in base" in said
     assert said.count("not decided here") == len(results.study.claims)
+
+
+def test_effects_are_as_undecided_as_claims_in_quick_studies_and_with_unequal_seeds(results, tmp_path):
+    recipe = results.runs["base", 1].recipe
+    unequal = with_run(results, "base", 1, recipe=replace(recipe, optim=replace(recipe.optim, weight_decay=9.0)))
+    quick = replace(results, study=replace(results.study, quick=True))
+    assert {each.decision for each in findings_of(results).effects} == {"higher", "not decided here"}
+    for changed, why in ((quick, "the quick version of a study decides nothing"), (unequal, "seeds differ")):
+        findings = findings_of(changed)
+        assert {each.decision for each in findings.effects} == {"not decided here"}
+        write_effects(findings, tmp_path / "effects.csv")
+        rows = [row for row in rows_of(tmp_path / "effects.csv") if row["kind"] != "claim" and row["mean"]]
+        assert rows
+        assert all(row["words"].endswith(f": {why}") for row in rows)
+        assert effect_table(changed, findings).caption.endswith(f"Nothing is decided here: {why}.")
+
+
+def test_an_effect_of_a_partly_done_grid_says_which_cells_are_missing_and_decides_nothing(results, tmp_path):
+    partly = without_cells(results, "50-masked")
+    findings = findings_of(partly)
+    write_effects(findings, tmp_path / "effects.csv")
+    every = [row for row in rows_of(tmp_path / "effects.csv") if row["metric"] == METRIC]
+    rows = {row["words"].partition(": the ")[0]: row for row in every}
+    main = rows["heard: all against masked"]
+    assert float(main["mean"]) == pytest.approx((15 + 14.5) / 2)
+    assert float(main["low"]) > 0
+    assert main["decision"] == "not decided here"
+    assert main["words"].endswith(": the pairs with 50-masked are missing")
+    assert rows["hidden: 75 % against 0 %"]["decision"] == "not decided here"  # by its interval
+    table = effect_table(partly, findings)
+    assert next(row for row in table.rows if row[0] == "heard: all against masked")[1] == "1 of 2"
+    assert next(row for row in table.rows if row[0] == "hidden: 75 % against 0 %")[1] == "1"
+    assert "the other pairs lack results of some of 50-masked" in table.caption
+
+
+def test_three_intervals_of_every_cell_stand_beside_the_one_that_is_used(results, tmp_path):
+    results = with_pictures(results, tmp_path)
+    findings = findings_of(results)
+    found = {each.cell: each for each in findings.intervals}
+    both = found["75-all"]  # scores 25 and 34.5; one more odd picture moves it by 10 / 64
+    assert (both.over_seeds.low, both.over_seeds.high) == pytest.approx(
+        (29.75 - T_OF_TWO * 4.75, 29.75 + T_OF_TWO * 4.75)
+    )
+    assert (both.bootstrap.low, both.bootstrap.high) == (25.0, 34.5)
+    half = (both.over_pictures.high - both.over_pictures.low) / 2
+    assert half == pytest.approx(1.96 * 5 / 8, rel=0.1)
+    assert both.used.high - both.used.mean == pytest.approx(
+        np.hypot(T_OF_TWO * 4.75, 1.96 * both.used.pictures), abs=1e-3
+    )
+    table = interval_table(results, findings)
+    row = next(row for row in table.rows if row[0] == "hidden 75 %, heard all")
+    assert row[1:6] == ("2", "29.8", "6.7", "[-30.6, 90.1]", "[25.0, 34.5]")
+    assert row[6].startswith("[28.")
+
+
+def test_the_linear_model_of_a_full_product_says_what_matched_cells_say(results):
+    square = without_cells(results, "0-all")
+    findings = findings_of(square)
+    model = findings.model
+    assert model.lost == ("0-all",)
+    assert set(model.cells) == {"base", "50-masked", "50-all", "75-all"}
+    terms = {each.term: each.estimate for each in model.terms}
+    on = [each for each in findings.effects if each.metric == METRIC]
+    effects = {(each.factor, each.level, each.where): each.estimate for each in on}
+    [term] = [name for name in terms if "heard" in name and "×" not in name]
+    assert abs(terms[term].mean) == pytest.approx(effects["heard", "all", None].mean)
+    assert terms[term].deviation == pytest.approx(effects["heard", "all", None].deviation)
+    [both] = [name for name in terms if "×" in name]
+    assert abs(terms[both].mean) == pytest.approx(6.75)
+
+
+def test_a_term_without_cells_to_tell_it_has_no_coefficient_and_a_reason(results):
+    fitted, apart = model_tables(results, findings_of(results))
+    told = {row[0] for row in fitted.rows}
+    [(term, reason)] = apart.rows
+    assert "0 %" in term
+    assert "×" in term
+    assert reason == "no cell has hidden: 0 % with heard: masked"
+    assert len(told) == 4  # two levels of hidden and one of heard beside the usual ones, and an interaction
+    assert findings_of(without_cells(results, "0-all", "50-masked", "50-all", "75-all")).model is None
+
+
+def test_teachers_are_counted_by_what_they_are_and_cells_without_one_have_a_dash(results):
+    assert "As teacher, one has the frozen student of another cell of the same seed, 5 a moving" in opening(results)
+    objective = results.study.cell("0-all").recipe.objective
+    alone = with_cell(results, "0-all", objective={"patch": replace(objective.patch, supervise="none")})
+    changes = {"kind": "partial", "trainable": ("head",)}
+    learning = with_cell(alone, "taught", teacher=changes)
+    said = opening(learning)
+    assert (
+        "As teacher, one has the student of another cell of the same seed, which goes on learning in part, 4 " in said
+    )
+    assert "of the student itself, one none." in said
+    rows = {row[0]: row[1] for row in main_table(learning, findings_of(learning), learning.cells).rows}
+    assert rows["hidden 0 %, heard all"] == "–"
+    assert rows["distilled & <small>"] == "15.0 ± 7.1"
+    assert rows["hidden 50 %, heard all"] == "own average"
+
+
+def test_runs_on_other_pictures_are_named_and_their_picture_error_is_missing(results, tmp_path):
+    results = with_pictures(results, tmp_path)
+    assert not measured_otherwise(results)
+    assert "Every student is measured in the same way on 64 held-out" in opening(results)
+    assert not any("held-out pictures is missing" in text for text in notices(results, findings_of(results)))
+    other = with_run(results, "taught", 1, num_images=32)
+    findings = findings_of(other)
+    by_claim = {each.claim.say: each.difference.pictures for each in findings.claims}
+    assert by_claim["The student beats its teacher"] is None
+    assert by_claim["All beats masked"] == pytest.approx(5 / 8, rel=0.1)
+    said = " ".join(notices(other, findings))
+    assert "Not every run was measured in the same way" in said
+    assert "num_images: 32, not 64 in taught (seed 1)" in said
+    assert "take part: taught (seed 1) (measured on other pictures than most)." in said
+    assert "Students are measured on 32 or 64 held-out" in opening(other)
+
+
+def test_other_settings_of_a_task_are_named_and_the_token_of_retrieval_is_not(results):
+    settings = {"linear_segmentation": {"ridge": 0.1, "batch_size": 8}, "retrieval": {"cls": 1}}
+    for cell, seed in results.runs:
+        results = with_run(results, cell, seed, settings=settings)
+    other = {"linear_segmentation": {"ridge": 0.5, "batch_size": 4}, "retrieval": {"cls": 0}}
+    found = measured_otherwise(with_run(results, "50-all", 0, settings=other))
+    assert found == {"linear_segmentation.ridge: 0.5, not 0.1": [("50-all", 0)]}
+
+
+def test_an_undecided_claim_says_whether_seeds_or_pictures_are_too_few(results):
+    judged = findings_of(results).claims[2]
+
+    def outlook(values: list[float], picture_error: float) -> str:
+        found = estimate(dict(enumerate(values)), picture_error=picture_error)
+        changed = replace(judged, difference=found, verdict=judge(found, judged.expectation))
+        assert changed.decision == "not decided here"
+        return said_of(changed, results.study).details
+
+    assert "the held-out pictures are too few" in outlook([1.0, 1.0], 0.6)
+    assert "the difference is too close to the bound" in outlook([-9.0, 9.4], 0.0)
+    assert "as likely as not" in outlook([2.0, -1.0], 0.1)
+
+
+def test_an_open_equality_comes_with_how_rarely_three_seeds_show_one(results):
+    assert "equality" not in tally(findings_of(results))
+    claim = replace(results.study.claims[2], by_more_than=0, within=3)
+    said = tally(findings_of(replace(results, study=replace(results.study, claims=(claim,)))))
+    assert "64, 17 and 6 % of studies" in said
+    generator = np.random.default_rng(0)
+    for deviation, percent in ((1, 64), (2, 17), (3, 6)):
+        seen = generator.normal(scale=deviation, size=(100_000, 3))
+        half = 4.302653 * seen.std(1, ddof=1) / 3**0.5
+        assert 100 * (np.abs(seen.mean(1)) + half < 3).mean() == pytest.approx(percent, abs=0.7)
 
 
 def test_runs_measured_under_other_versions_are_mentioned_and_still_compare(results):
@@ -465,6 +648,7 @@ def test_a_partly_done_grid_is_reported_with_what_is_missing_and_what_failed(stu
 def test_a_study_without_any_result_is_refused(study, tmp_path):
     with pytest.raises(ValueError, match="no run is done yet"):
         write_report(study, jobs_of(study, tmp_path), tmp_path / "report")
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_damaged_scores_file_is_named(study, tmp_path):
@@ -486,6 +670,26 @@ def test_a_claim_about_something_that_was_not_measured_is_not_decided(results):
     assert "linear_segmentation/miou cannot be compared: no results of 75-all, base." in text
 
 
+def test_many_classes_and_cells_are_cut_into_tables_that_fit_a_page(results):
+    scores = {"zero_shot_segmentation/value": {f"class {number}": number / 100 for number in range(5)}}
+    many = {"zero_shot_segmentation/value": {f"class {number}": number / 100 for number in range(30)}}
+    for found, cells_down, num_classes in ((scores, True, 5), (many, False, 30)):
+        changed = results
+        for cell, seed in results.runs:
+            changed = with_run(changed, cell, seed, per_class=found)
+        [table] = class_tables(changed)
+        assert len(table.rows) == (6 if cells_down else num_classes)
+    cells = [replace(results.study.cells[0], name=f"cell {number}", title=f"cell {number}") for number in range(20)]
+    runs = {(cell.name, 0): replace(results.runs["base", 0], cell=cell.name, per_class=many) for cell in cells}
+    study = replace(results.study, cells=tuple(cells))
+    tables = class_tables(replace(results, study=study, runs=runs))
+    assert [len(table.header) - 1 for table in tables] == [7, 7, 6]
+    assert [title for table in tables for title in table.header[1:]] == [cell.title for cell in cells]
+    assert all(row[0] == f"class {number}" for table in tables for number, row in enumerate(table.rows))
+    assert {value for table in tables for value in table.rows[7][1:]} == {"7"}
+    assert tables[2].fold.endswith("(3 of 3)")
+
+
 def test_cost_has_a_dash_where_older_runs_did_not_record_it(reported):
     lines = (reported[0] / "report.md").read_text().partition("## Cost")[2].splitlines()
     base = next(line for line in lines if line.startswith(r"| pretraining \| masked |"))
@@ -501,8 +705,95 @@ def test_the_same_results_give_the_same_files_and_those_of_an_earlier_report_go(
     names = {path.name for path in tmp_path.iterdir()} - {"photo.png"}
     assert names == {path.name for path in reported[0].iterdir()}
     assert {"results.csv", "effects.csv", "report.md", "report.html", "curves.png", "effects.png"} <= names
+    assert "report.json" in names
     for name in names:
         assert (tmp_path / name).read_bytes() == (reported[0] / name).read_bytes(), name
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without figures, which take most of the time."""
+    nothing = Drawn(effects=None, curves=(), segmentations=(), features=(), classes=None, without_pictures=())
+    monkeypatch.setattr("distill.study.report.report.draw", lambda *_: nothing)
+
+
+def test_two_processes_that_report_at_once_both_succeed_one_after_the_other(study, jobs, undrawn, tmp_path):
+    failed: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            write_report(study, jobs, tmp_path)
+        except BaseException as error:
+            failed.append(error)
+
+    writers = [threading.Thread(target=attempt) for _ in range(2)]
+    with FileLock(tmp_path / ".report.lock"):
+        for writer in writers:
+            writer.start()
+        writers[0].join(timeout=0.5)
+        assert {path.name for path in tmp_path.iterdir()} == {".report.lock"}, "they wait for who holds the folder"
+    for writer in writers:
+        writer.join()
+    assert failed == []
+    assert json.loads((tmp_path / "report.json").read_text())["done"] == len(jobs)
+    files = {"results.csv", "effects.csv", "report.md", "report.html", "report.json", ".report.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == files
+
+
+def test_two_writers_of_one_file_have_a_place_each_and_an_error_leaves_nothing(tmp_path):
+    path = tmp_path / "page"
+    with whole(path) as one:
+        one.write_text("first")
+        with whole(path) as two:
+            two.write_text("second")
+            assert one != two
+            assert {each.parent for each in (one, two)} == {tmp_path}
+            assert all(each.name.startswith(".") for each in (one, two))
+            write_atomically(path, "third: –")
+            assert path.read_text(encoding="utf-8") == "third: –"
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    with pytest.raises(KeyboardInterrupt), whole(path) as unfinished:
+        unfinished.write_text("half")
+        raise KeyboardInterrupt
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("page", "first")]
+
+
+def test_a_report_says_what_it_is_of(study, jobs, reported, undrawn, tmp_path):
+    origin = json.loads((reported[0] / "report.json").read_text())
+    assert origin.pop("runs") == {job.name: job.key for job in jobs}
+    assert origin == {
+        **{"study": "made-up", "scale": "mini", "quick": False, "recipe": "smoke", "overrides": [], "part": False},
+        **{"seeds": [0, 1], "asked": 12, "done": 12, "failed": 0, "unequal": []},
+    }
+    lost = [replace(job, folder=tmp_path / job.name) if job.name == "0-all-seed1" else job for job in jobs]
+    with contextlib.redirect_stdout(io.StringIO()):
+        write_report(study, lost, tmp_path, overrides=["data.root=/home/me/world"], part=True)
+    partly = json.loads((tmp_path / "report.json").read_text())
+    assert (partly["asked"], partly["done"], partly["failed"]) == (12, 11, 0)
+    assert "0-all-seed1" not in partly["runs"]
+    assert (partly["overrides"], partly["part"]) == (["data.root=…/world"], True)
+
+
+def test_what_a_report_writes_is_what_promote_reads(study, results, reported, tmp_path):
+    (tmp_path / "made-up.yaml").write_text(yaml.safe_dump(PAGE, sort_keys=False))
+    records = read_records(reported[0], read_page(str(tmp_path / "made-up.yaml")), study)
+    assert (records.seeds, records.asked, records.done) == (results.seeds, 12, 12)
+    assert {run: score / 100 for run, score in records.scores.items()} == pytest.approx(
+        {(cell, seed): share for cell, shares in SCORES.items() for seed, share in enumerate(shares)}
+    )
+    [found] = [each for each in records.effects["heard"] if (each.level, each.against) == ("all", "masked")]
+    [said] = [each for each in findings_of(results).of("main effect", metric=METRIC) if each.factor == "heard"]
+    assert asdict(found.found) == pytest.approx(asdict(said.estimate), abs=1e-6)
+
+
+def test_a_report_that_breaks_off_leaves_no_word_on_what_it_is_of(study, jobs, tmp_path, monkeypatch):
+    (tmp_path / "report.json").write_text("of an earlier report")
+    (tmp_path / ".results.csv.0123.unfinished").write_text("of a writer that was killed")
+    monkeypatch.setattr("distill.study.report.report.draw", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(study, jobs, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".report.lock", "results.csv", "effects.csv"}
 
 
 def test_no_file_names_a_place_on_this_machine(trained, reported, jobs):

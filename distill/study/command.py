@@ -111,8 +111,8 @@ def report(options: argparse.Namespace) -> int:
     from distill.study.report.report import write_report
 
     folder = report_folder(study, options.to, overrides=options.words, part=part)
-    link_runs(jobs, folder / "runs")
     page = write_report(study, jobs, folder, overrides=options.words, part=part)
+    link_runs(jobs, folder / "runs")
     print(f"the report with pictures: {page}", file=sys.stderr)
     return FINISHED
 

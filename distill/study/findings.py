@@ -3,19 +3,17 @@
 All numbers are in points: 100 times the tasks' shares in [0, 1]. Differences are taken within a seed and on the same
 held-out pictures; `distill.study.inference` says what the intervals are and why. Effects are differences of matched
 cells, which differ in nothing but the factor in question; several that mean nothing by themselves will have intervals
-that leave out zero, about one in twenty.
+that leave out zero, about one in twenty. What leaves claims undecided leaves effects undecided: a quick study, seeds
+that do not compare, and matched cells without results.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Literal
 
-import numpy as np
-from jaxtyping import Float
-
-from distill.config import Recipe
-from distill.study.cells import REFERENCE, Cell
+from distill.study.cells import Study
+from distill.study.comparable import measured_otherwise, unequal_seeds
 from distill.study.grid import Claim
 from distill.study.inference import (
     Contrast,
@@ -24,47 +22,21 @@ from distill.study.inference import (
     Estimate,
     Expectation,
     More,
-    PictureCounts,
-    PictureStatistics,
-    PictureValues,
     Run,
     Verdict,
     contrast_by_seed,
     difference,
-    estimate,
     interaction,
     judge,
     main_effect,
-    picture_spread,
-    picture_weights,
-    resampled_scores,
 )
-from distill.study.results import Finished, Results
+from distill.study.model import Model, model_of
+from distill.study.results import Results
+from distill.study.scored import Intervals, Scored, other_pictures, scored_metrics, without_pictures
 
-NUM_RESAMPLES = 1000
 UNDECIDED: Decision = "not decided here"
-COUNTS = {
-    "miou": ("intersection", "union"),
-    "pixel_accuracy": ("correct", "labelled"),
-    "patch_accuracy": ("patches_right", "patches_labelled"),
-}
-"""Scores that are ratios of sums over pictures, and what `pictures.safetensors` calls the sums."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """One metric of all runs, in points; of runs without `pictures.safetensors` only the scores are known."""
-
-    scores: dict[Run, float]
-    resampled: dict[Run, np.ndarray]
-
-    def estimate(self, weights: Mapping[str, float | int], *, seeds: tuple[int, ...] | None = None) -> Estimate | None:
-        """Of a weighted sum of cells over the seeds that have them all, or over these `seeds` of them."""
-        by_seed = contrast_by_seed(self.scores, weights)
-        kept = {seed: value for seed, value in by_seed.items() if seeds is None or seed in seeds}
-        known = {run: scores for run, scores in self.resampled.items() if run[1] in kept}
-        pictures = picture_spread(known, weights)
-        return estimate(kept, picture_error=None if pictures is None else pictures.shared)
+Levels = Mapping[str, Mapping[str, str]]
+"""Cell to its level of every factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +77,18 @@ class Effect:
     estimate: Estimate | None
     num_groups: int
     """Pairs (quadruples, of an interaction) of cells it is a mean over."""
+    num_planned: int
+    """How many the grid has."""
+    lost: tuple[str, ...]
+    """Cells of the others, which have no results."""
     reason: str
-    """Why there is no estimate; empty where there is one."""
+    """Why nothing is decided whatever the interval says, or why there is no estimate; else empty."""
 
     @property
     def decision(self) -> Literal["higher", "lower", "not decided here"]:
-        """Whether the interval leaves out zero, and on which side."""
+        """Whether the interval leaves out zero, and on which side; nothing where there is a reason not to."""
         found = self.estimate
-        if found is None or found.low is None or found.high is None or found.low <= 0 <= found.high:
+        if self.reason or found is None or found.low is None or found.high is None or found.low <= 0 <= found.high:
             return "not decided here"
         return "higher" if found.low > 0 else "lower"
 
@@ -126,8 +102,20 @@ class Findings:
     claims: tuple[Judged, ...]
     effects: tuple[Effect, ...]
     """Main effects on every metric, and two-way interactions on the deciding one."""
+    intervals: tuple[Intervals, ...]
+    """Of every cell's deciding score."""
+    model: Model | None
+    """A linear model of the deciding score; None where no factor varies among the cells."""
+    why_open: str
+    """Why nothing at all is decided; empty where intervals decide."""
     unequal: tuple[str, ...]
-    """What differs between seeds beside the seed; any of it leaves all claims undecided."""
+    """What differs between seeds beside the seed; any of it leaves everything undecided."""
+    otherwise: dict[str, list[Run]]
+    """What was not measured as in most runs, and where."""
+    other_pictures: tuple[Run, ...]
+    """Runs measured on other pictures than most."""
+    without_pictures: tuple[Run, ...]
+    """Runs that kept nothing about single pictures."""
 
     def of(self, kind: str, *, metric: str) -> list[Effect]:
         """The effects of a kind that could be estimated."""
@@ -139,48 +127,25 @@ def findings_of(results: Results) -> Findings:
     study = results.study
     metrics = list(dict.fromkeys([*study.metrics, *(claim.metric for claim in study.claims if claim.metric)]))
     every = list(dict.fromkeys([*metrics, *(name for run in results.runs.values() for name in run.scores)]))
-    scored = _scored(results, every, resample=metrics)
+    among = scored_metrics(results, every, resample=metrics)
     unequal = unequal_seeds(results)
-    why_not = "the quick version of a study decides nothing" if study.quick else "seeds differ" if unequal else ""
+    why_open = "the quick version of a study decides nothing" if study.quick else "seeds differ" if unequal else ""
     estimates = {
-        (cell.name, metric): scored[metric].estimate({cell.name: 1.0}) for cell in results.cells for metric in every
+        (cell.name, metric): among[metric].estimate({cell.name: 1.0}) for cell in results.cells for metric in every
     }
+    intervals = [among[study.deciding].intervals(cell.name) for cell in results.cells]
     return Findings(
         cells={place: found for place, found in estimates.items() if found is not None},
-        claims=tuple(_judged(claim, results, scored, why_not=why_not) for claim in study.claims),
-        effects=tuple(_effects(results, scored)),
+        claims=tuple(_judged(claim, study, among, why_open=why_open) for claim in study.claims),
+        effects=tuple(_effects(study, among, why_open=why_open)),
+        intervals=tuple(found for found in intervals if found is not None),
+        model=model_of(_levels(study), list(study.factors), among[study.deciding]),
+        why_open=why_open,
         unequal=unequal,
+        otherwise=measured_otherwise(results),
+        other_pictures=other_pictures(results),
+        without_pictures=without_pictures(results),
     )
-
-
-def unequal_seeds(results: Results) -> tuple[str, ...]:
-    """What differs between runs that should differ in their seed only, each difference once with its cells."""
-    found: dict[tuple[str, int, int], list[str]] = {}
-    for cell in results.cells:
-        first, *others = results.of(cell.name)
-        for other in others:
-            for change in _changes(cell, first, other):
-                found.setdefault((change, first.seed, other.seed), []).append(cell.name)
-    return tuple(
-        f"Seeds {first} and {seed} do not compare, so no claim is decided: {change} in {', '.join(cells)}."
-        for (change, first, seed), cells in found.items()
-    )
-
-
-def picture_statistics(arrays: Mapping[str, np.ndarray], metric: str) -> PictureStatistics | None:
-    """What every picture adds to a metric; None where the file does not say, as for parts of the classes."""
-    task, _, name = metric.rpartition("/")
-    if name in COUNTS:
-        keys = [f"{task}/{part}" for part in COUNTS[name]]
-        if not all(key in arrays for key in keys):
-            return None
-        return PictureCounts(*(arrays[key].reshape(len(arrays[key]), -1).astype(np.float64) for key in keys))
-    if metric not in arrays:
-        return None
-    direction = name.find("text_to_image")
-    captions = f"{task}/{name[:direction]}num_captions"
-    weighted = direction >= 0 and captions in arrays
-    return PictureValues(arrays[metric], arrays[captions].astype(np.float64) if weighted else None)
 
 
 def expectation_of(claim: Claim) -> Expectation:
@@ -188,55 +153,25 @@ def expectation_of(claim: Claim) -> Expectation:
     return More(by_more_than=claim.by_more_than) if claim.within is None else Equal(within=claim.within)
 
 
-def _scored(results: Results, metrics: list[str], *, resample: list[str]) -> dict[str, Scored]:
-    """All metrics' scores; those of `resample` also on resampled pictures, the same ones for every run."""
-    scores = {
-        metric: {
-            (cell.name, seed): 100 * score
-            for cell in results.cells
-            for seed, score in results.scores(cell.name, metric).items()
-        }
-        for metric in metrics
-    }
-    resampled: dict[str, dict[Run, np.ndarray]] = {metric: {} for metric in metrics}
-    weights_of: dict[int, Float[np.ndarray, "R N"]] = {}
-    usual = next(iter(results.runs.values())).num_images
-    for place, run in results.runs.items():
-        if run.num_images != usual or not (run.folder / "pictures.safetensors").exists():
-            continue  # other pictures cannot be drawn together with these
-        arrays = run.per_picture()
-        for metric in resample:
-            statistics = picture_statistics(arrays, metric)
-            if statistics is None or place not in scores[metric]:
-                continue
-            count = len(statistics.value_N if isinstance(statistics, PictureValues) else statistics.union_NK)
-            if count not in weights_of:
-                generator = np.random.default_rng(0)
-                weights_of[count] = picture_weights(count, num_resamples=NUM_RESAMPLES, generator=generator)
-            resampled[metric][place] = 100 * resampled_scores(statistics, weights_of[count])
-    return {metric: Scored(scores=scores[metric], resampled=resampled[metric]) for metric in metrics}
-
-
-def _judged(claim: Claim, results: Results, scored: Mapping[str, Scored], *, why_not: str) -> Judged:
+def _judged(claim: Claim, study: Study, among: Mapping[str, Scored], *, why_open: str) -> Judged:
     assert claim.metric is not None, "load_study fills in the deciding metric"
-    among = scored[claim.metric]
-    measured = {cell for cell, _ in among.scores}
+    scored = among[claim.metric]
     try:
-        contrast, lost = _contrast(claim, results, measured)
+        matched = _claimed(claim, study, scored)
     except ValueError as error:
         return _open(claim, str(error))
+    contrast = matched.contrast
     if contrast is None:
-        return _open(claim, f"no results of {', '.join(lost)}")
-    found = among.estimate(contrast.weights)
+        return _open(claim, f"no results of {', '.join(matched.lost)}")
+    found = scored.estimate(contrast.weights)
     if found is None:
         return _open(claim, f"no seed has all of {', '.join(contrast.weights)}")
-    seeds = tuple(contrast_by_seed(among.scores, contrast.weights))
+    seeds = tuple(contrast_by_seed(scored.scores, contrast.weights))
     sides = [{cell: abs(w) for cell, w in contrast.weights.items() if sign * w > 0} for sign in (1, -1)]
-    better, than = (among.estimate(side, seeds=seeds) for side in sides)
-    if lost:
-        why_not = f"the pairs with {', '.join(lost)} are missing" + (f"; {why_not}" if why_not else "")
+    better, than = (scored.estimate(side, seeds=seeds) for side in sides)
+    reason = _reason(matched, "pairs", why_open)
     verdict = judge(found, expectation_of(claim))
-    if why_not:
+    if reason:
         verdict = replace(verdict, decision=UNDECIDED, seeds_needed=None)
     return Judged(
         claim=claim,
@@ -245,7 +180,7 @@ def _judged(claim: Claim, results: Results, scored: Mapping[str, Scored], *, why
         better=better,
         than=than,
         num_pairs=len(contrast.matched),
-        reason=why_not,
+        reason=reason,
     )
 
 
@@ -254,130 +189,122 @@ def _open(claim: Claim, reason: str) -> Judged:
     return Judged(claim=claim, verdict=verdict, difference=None, better=None, than=None, num_pairs=0, reason=reason)
 
 
-def _contrast(claim: Claim, results: Results, measured: set[str]) -> tuple[Contrast | None, list[str]]:
-    """The claim's contrast over measured cells, None where that has none, and the cells it lacks.
+@dataclass(frozen=True, kw_only=True)
+class _Matched:
+    """A contrast over the cells that have results, None where these have none, and what the whole grid's has more."""
 
-    Raises ValueError when the page's own cells have no such pair.
-    """
-    if claim.factor is None:
-        lost = [name for name in (claim.better, claim.than) if name not in measured]
-        return (None if lost else difference(claim.better, claim.than)), lost
-    levels = {cell.name: cell.levels for cell in results.study.cells if cell.levels}
-
-    def over(cells: Mapping[str, Mapping[str, str]]) -> Contrast:
-        assert claim.factor is not None
-        return main_effect(cells, claim.factor, level=claim.better, against=claim.than, where=claim.where)
-
-    lost = [name for name in over(levels).weights if name not in measured]
-    found = _if_any(lambda: over({name: each for name, each in levels.items() if name in measured}))
-    return (found if isinstance(found, Contrast) else None), lost
+    contrast: Contrast | None
+    num_planned: int
+    lost: tuple[str, ...]
 
 
-def _effects(results: Results, scored: Mapping[str, Scored]) -> list[Effect]:
-    study = results.study
-    effects = []
-    for metric in study.metrics:
-        measured = {cell for cell, _ in scored[metric].scores}
-        cells = {cell.name: cell.levels for cell in results.cells if cell.levels and cell.name in measured}
-        occurring = {
-            factor: [level for level in levels if any(has.get(factor) == level for has in cells.values())]
-            for factor, levels in study.factors.items()
-        }
-        changes = [(factor, b, a) for factor, levels in occurring.items() for a, b in combinations(levels, 2)]
-        effects += [_main(cells, change, metric, scored[metric]) for change in changes]
-        if metric == study.deciding:
-            for one, two in combinations(occurring, 2):
-                effects += _interactions(cells, {name: occurring[name] for name in (one, two)}, metric, scored[metric])
-    return effects
+def _matched(build: Callable[[Levels], Contrast], levels: Levels, scored: Scored) -> _Matched:
+    """Raises ValueError where the whole grid has no such contrast."""
+    measured = {cell for cell, _ in scored.scores}
+    whole = build(levels)
+    lost = tuple(name for name in whole.weights if name not in measured)
+    try:
+        kept = build({name: each for name, each in levels.items() if name in measured}) if lost else whole
+    except ValueError:
+        kept = None
+    return _Matched(contrast=kept, num_planned=len(whole.matched), lost=lost)
 
 
-def _main(cells: Mapping[str, Mapping[str, str]], change: tuple[str, str, str], metric: str, among: Scored) -> Effect:
-    factor, level, against = change
-    found = _if_any(lambda: main_effect(cells, factor, level=level, against=against))
-    return _effect("main effect", change, None, metric, found, among)
+def _claimed(claim: Claim, study: Study, scored: Scored) -> _Matched:
+    factor = claim.factor
+    if factor is not None:
+        return _matched(
+            lambda cells: main_effect(cells, factor, level=claim.better, against=claim.than, where=claim.where),
+            _levels(study),
+            scored,
+        )
+    measured = {cell for cell, _ in scored.scores}
+    lost = tuple(name for name in (claim.better, claim.than) if name not in measured)
+    return _Matched(contrast=None if lost else difference(claim.better, claim.than), num_planned=1, lost=lost)
 
 
-def _interactions(
-    cells: Mapping[str, Mapping[str, str]], levels: Mapping[str, list[str]], metric: str, among: Scored
-) -> list[Effect]:
+def _reason(matched: _Matched, groups: str, why_open: str) -> str:
+    missing = f"the {groups} with {', '.join(matched.lost)} are missing" if matched.lost else ""
+    return "; ".join(filter(None, (missing, why_open)))
+
+
+def _levels(study: Study) -> Levels:
+    return {cell.name: cell.levels for cell in study.cells if cell.levels}
+
+
+def _effects(study: Study, among: Mapping[str, Scored], *, why_open: str) -> list[Effect]:
+    cells = _levels(study)
+    occurring = {
+        factor: [level for level in levels if any(has.get(factor) == level for has in cells.values())]
+        for factor, levels in study.factors.items()
+    }
+    changes = [(factor, b, a) for factor, levels in occurring.items() for a, b in combinations(levels, 2)]
+    asked = [(metric, change, None) for metric in study.metrics for change in changes]
+    for one, two in combinations(occurring, 2):
+        crossed = _interactions(cells, {name: occurring[name] for name in (one, two)})
+        asked += [(study.deciding, change, where) for change, where in crossed]
+    return [_effect(cells, change, where, metric, among[metric], why_open) for metric, change, where in asked]
+
+
+Change = tuple[str, str, str]
+"""Factor, level, and the level that is subtracted."""
+
+
+def _interactions(cells: Levels, levels: Mapping[str, list[str]]) -> list[tuple[Change, Change]]:
     """All of two factors, against the levels that leave the most to be estimated: combinations that mean nothing often
     involve the first level, and nothing interacts with a level that has no combinations."""
     (one, its_levels), (two, other_levels) = levels.items()
     candidates = [
         [
-            _interaction(cells, (one, level, against), (two, other, than), metric, among)
+            ((one, level, against), (two, other, than))
             for level in its_levels
             for other in other_levels
             if level != against and other != than
         ]
         for against, than in product(its_levels, other_levels)
     ]
-    return max(candidates, key=lambda effects: sum(each.estimate is not None for each in effects), default=[])
+    return max(candidates, key=lambda asked: sum(_exists(cells, *each) for each in asked), default=[])
 
 
-def _interaction(
-    cells: Mapping[str, Mapping[str, str]],
-    change: tuple[str, str, str],
-    other: tuple[str, str, str],
-    metric: str,
-    among: Scored,
-) -> Effect:
-    found = _if_any(lambda: interaction(cells, change[0], pair=change[1:], other_factor=other[0], other_pair=other[1:]))
-    return _effect("interaction", change, other, metric, found, among)
+def _exists(cells: Levels, change: Change, where: Change) -> bool:
+    try:
+        _contrast(cells, change, where)
+    except ValueError:
+        return False
+    return True
 
 
-def _effect(
-    kind: Literal["main effect", "interaction"],
-    change: tuple[str, str, str],
-    where: tuple[str, str, str] | None,
-    metric: str,
-    found: Contrast | str,
-    among: Scored,
-) -> Effect:
-    estimated = among.estimate(found.weights) if isinstance(found, Contrast) else None
-    missing = "no seed has all the cells" if isinstance(found, Contrast) else found
+def _contrast(cells: Levels, change: Change, where: Change | None) -> Contrast:
+    factor, level, against = change
+    if where is None:
+        return main_effect(cells, factor, level=level, against=against)
+    return interaction(cells, factor, pair=(level, against), other_factor=where[0], other_pair=where[1:])
+
+
+def _effect(cells: Levels, change: Change, where: Change | None, metric: str, scored: Scored, why_open: str) -> Effect:
+    """An effect without an estimate says why."""
+    matched, found, reason = None, None, ""
+    groups = "pairs" if where is None else "quadruples"
+    try:
+        matched = _matched(lambda some: _contrast(some, change, where), cells, scored)
+    except ValueError as error:
+        reason = str(error)
+    if matched is not None and matched.contrast is None:
+        reason = f"no results of {', '.join(matched.lost)}"
+    elif matched is not None and matched.contrast is not None:
+        found = scored.estimate(matched.contrast.weights)
+        reason = _reason(matched, groups, why_open) if found else "no seed has all the cells"
+    factor, level, against = change
     return Effect(
-        kind=kind,
-        factor=change[0],
-        level=change[1],
-        against=change[2],
+        kind="main effect" if where is None else "interaction",
+        factor=factor,
+        level=level,
+        against=against,
         where=where,
         metric=metric,
-        estimate=estimated,
-        num_groups=len(found.matched) if isinstance(found, Contrast) else 0,
-        reason="" if estimated else missing,
+        estimate=found,
+        num_groups=len(matched.contrast.matched) if matched and matched.contrast else 0,
+        num_planned=matched.num_planned if matched else 0,
+        lost=matched.lost if matched else (),
+        reason=reason,
     )
-
-
-def _if_any(build: Callable[[], Contrast]) -> Contrast | str:
-    """The contrast, or why the cells have none."""
-    try:
-        return build()
-    except ValueError as error:
-        return str(error)
-
-
-def _changes(cell: Cell, first: Finished, other: Finished) -> list[str]:
-    """Where a run lies may change between seeds, and so may the places of the runs it starts from."""
-    places = {key for key, value in settings_of(cell.recipe).items() if str(value).startswith(REFERENCE)}
-    before, after = settings_of(first.recipe), settings_of(other.recipe)
-    keys = [key for key in before if key not in places and before[key] != after[key]]
-    changes = [f"{key}: {before[key]} -> {after[key]}" for key in keys]
-    if first.num_images != other.num_images:
-        changes.append(f"measured on {first.num_images} -> {other.num_images} pictures")
-    if first.settings != other.settings:
-        changes.append("other settings of the measurement")
-    return changes
-
-
-def settings_of(recipe: Recipe) -> dict[str, object]:
-    """Every setting as `section.key: value`, without name, seed and `run`."""
-    values = {key: value for key, value in asdict(recipe).items() if key not in ("name", "seed", "run")}
-    return _flat(values)
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found

@@ -12,8 +12,10 @@
     deviation      sample standard deviation over seeds; empty for one seed
     seeds          how many
     picture_error  standard error from the choice of held-out pictures, as far as seeds share it; empty when unknown
-    decision       claim: its verdict. Others: higher, lower, or `not decided here` when the interval holds zero
-    words          the claim, or what the row compares; after a colon why there is no number
+    decision       claim: its verdict. Others: higher, lower, or `not decided here` when the interval holds zero, when
+                   cells that could be matched have no results, and in studies that decide nothing
+    words          the claim, or what the row compares; after a colon why there is no number, or why nothing is decided
+                   whatever the interval says
 
 Numbers are empty where nothing could be computed.
 """

@@ -1,13 +1,12 @@
 """What all figures of a report share: their width, their letters, and how they reach the folder."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from distill.train.journal import whole
 
 INCHES = 16.0
 """1600 pixels: sharp in a page 1150 pixels wide."""
@@ -35,11 +34,3 @@ def save(figure: Figure, path: Path) -> Path:
     with whole(path) as unfinished:
         figure.savefig(unfinished, format="png", metadata={"Software": None})
     return path
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place to write to, which becomes `path` when all is written."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    yield unfinished
-    os.replace(unfinished, path)

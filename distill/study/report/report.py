@@ -1,8 +1,24 @@
-"""The report of a study: claims and a table in the terminal; results.csv, effects.csv, report.md, report.html, PNGs."""
+"""The report of a study: claims and a table in the terminal; results.csv, effects.csv, report.md, report.html, PNGs.
 
+`report.json`, written last, says what the others are of, for people and for `promote`:
+
+    study, scale, recipe  of the page; `recipe` is the base of its cells
+    quick                 whether it is the quick version
+    overrides             settings given for all cells
+    part                  whether only some of the cells or seeds were asked for
+    seeds                 those with at least one run
+    asked, done, failed   numbers of runs
+    unequal               what differs between seeds beside the seed
+    runs                  CELL-seedN of every run that is done, to the key of its settings (`distill.study.jobs`)
+"""
+
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
 
 from distill.study.cells import Study
 from distill.study.findings import Findings, findings_of
@@ -12,6 +28,7 @@ from distill.study.report.effect_plot import draw_effects
 from distill.study.report.effects import write_effects
 from distill.study.report.figures import whole
 from distill.study.report.heat_map import MOST_CLASSES, class_names, class_task, draw_classes
+from distill.study.report.intervals import interval_table, model_tables
 from distill.study.report.page import Block, Claims, Heading, Paragraph, Picture, Table, to_html, to_markdown
 from distill.study.report.pictures import draw_features, draw_segmentations, gallery
 from distill.study.report.settings import recipe_listings, settings_table
@@ -28,7 +45,7 @@ from distill.study.report.tables import (
     refused_table,
 )
 from distill.study.report.terminal import print_report
-from distill.study.report.words import notices, opening, said_of, tally
+from distill.study.report.words import notices, opening, said_of, tally, without_places
 from distill.study.results import Results, read_results, write_csv
 from distill.train.journal import write_atomically
 
@@ -54,25 +71,63 @@ class Drawn:
         return single | {path for path, _ in self.curves} | {*self.segmentations, *self.features}
 
 
-def write_report(study: Study, jobs: Sequence[Job], folder: Path) -> Path:
-    """Print the table and write everything into `folder`, over the runs that are done.
+def write_report(
+    study: Study, jobs: Sequence[Job], folder: Path, *, overrides: Sequence[str] = (), part: bool = False
+) -> Path:
+    """Write everything into `folder`, over the runs that are done, and print the table.
 
-    Returns the HTML page. Equal results give equal files. Raises ValueError when no run is done.
+    `overrides` and `part` (whether these are only some of the study's jobs) are for `report.json`. One process at a
+    time works in `folder`; others wait, and then read anew. Returns the HTML page. Equal results give equal files.
+    Raises ValueError when no run is done.
     """
-    results = read_results(study, jobs)
-    findings = findings_of(results)
-    limits = notices(results, findings)
+    if not folder.exists():
+        read_results(study, jobs)  # a study without any result is refused before it has a folder
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / "results.csv") as unfinished:
-        write_csv(results, unfinished)
-    write_effects(findings, folder / "effects.csv")
-    drawn = draw(results, findings, folder)
-    blocks = content(results, findings, drawn, limits)
     page = folder / "report.html"
-    write_atomically(folder / "report.md", to_markdown(study.title, blocks))
-    write_atomically(page, to_html(study.title, blocks))
+    # A lock of the soft kind would outlive a process that is killed.
+    with FileLock(folder / ".report.lock", fallback_to_soft=False):
+        results = read_results(study, jobs)
+        findings = findings_of(results)
+        limits = notices(results, findings)
+        _clear(folder)
+        with whole(folder / "results.csv") as unfinished:
+            write_csv(results, unfinished)
+        write_effects(findings, folder / "effects.csv")
+        blocks = content(results, findings, draw(results, findings, folder), limits)
+        write_atomically(folder / "report.md", to_markdown(study.title, blocks))
+        write_atomically(page, to_html(study.title, blocks))
+        origin = provenance(results, findings, jobs, overrides=overrides, part=part)
+        write_atomically(folder / "report.json", json.dumps(origin, indent=1, ensure_ascii=False) + "\n")
     print_report(results, findings, limits)
     return page
+
+
+def provenance(
+    results: Results, findings: Findings, jobs: Sequence[Job], *, overrides: Sequence[str], part: bool
+) -> dict[str, Any]:
+    """What `report.json` holds, without places on this machine."""
+    study = results.study
+    return {
+        "study": study.name,
+        "scale": study.scale,
+        "quick": study.quick,
+        "recipe": study.recipe,
+        "overrides": [without_places(word) for word in overrides],
+        "part": part,
+        "seeds": list(results.seeds),
+        "asked": len(jobs),
+        "done": len(results.runs),
+        "failed": len(results.failed),
+        "unequal": [without_places(text) for text in findings.unequal],
+        "runs": {job.name: job.key for job in jobs if (job.cell.name, job.seed) in results.runs},
+    }
+
+
+def _clear(folder: Path) -> None:
+    """Remove what killed writers left, and `report.json`: it must not stand beside tables of another report."""
+    (folder / "report.json").unlink(missing_ok=True)
+    for path in folder.glob(".*.unfinished"):
+        path.unlink()
 
 
 def draw(results: Results, findings: Findings, folder: Path) -> Drawn:
@@ -113,6 +168,7 @@ def content(results: Results, findings: Findings, drawn: Drawn, limits: Sequence
         settings_table(results),
         Heading("Details"),
         *_environment(results),
+        interval_table(results, findings),
         all_scores_table(results, findings),
         *class_tables(results),
         *recipe_listings(results),
@@ -134,6 +190,7 @@ def _effects(results: Results, findings: Findings, drawn: Drawn) -> list[Block]:
         "interval leaves out zero, which about one in twenty does by chance. Lines that end at the border go on."
     )
     tables = [table for table in (effect_table(results, findings), interaction_table(results, findings)) if table]
+    tables += model_tables(results, findings)
     if drawn.effects is None:
         return [Heading("Effects"), *tables] if tables else []
     return [Heading("Effects"), Picture(path=drawn.effects, alt="Effects with intervals", caption=caption), *tables]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from distill.config import Recipe, Run, recipe_text
-from distill.study.findings import settings_of
+from distill.study.comparable import settings_of
 from distill.study.report.page import Listing, Table
 from distill.study.report.words import NOTHING
 from distill.study.results import Results

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 from distill.study.cells import Cell, Study
-from distill.study.findings import Findings
+from distill.study.findings import Effect, Findings
 from distill.study.report.effects import effect_in_words
 from distill.study.report.page import Table
-from distill.study.report.words import NOTHING, interval, score, seeds_in_words, signed, without_places
+from distill.study.report.words import NOTHING, interval, score, seeds_in_words, signed, teacher_score, without_places
 from distill.study.results import Finished, Results
+
+MOST_CLASSES_ACROSS, MOST_CELLS_ACROSS = 12, 8
+"""Columns of a table that fit a page; titles of cells are longer."""
 
 
 def named_cells(results: Results) -> list[Cell]:
@@ -16,32 +19,20 @@ def named_cells(results: Results) -> list[Cell]:
 
 
 def main_table(results: Results, findings: Findings, cells: Sequence[Cell]) -> Table:
-    """A row for each of `cells`: the teacher's score beside the student's, other metrics, and the paper's numbers."""
-    study = results.study
-    paper = paper_columns(study)
+    """A row for each of `cells`: the teacher's score beside the student's, other metrics, and the paper's numbers.
+
+    Those share one column: a column for each of the paper's benchmarks is too wide for a page.
+    """
+    has_paper = any(cell.paper for cell in cells)
     rows = [
-        (
-            cell.title,
-            *_scores(results, findings, cell),
-            *(str(cell.paper.get(name, NOTHING)) for name in paper),
-            *([str(cell.paper.get("row", NOTHING))] if paper or any("row" in each.paper for each in cells) else []),
-        )
-        for cell in cells
+        (cell.title, *_scores(results, findings, cell), *([_of_the_paper(cell)] if has_paper else [])) for cell in cells
     ]
-    header = ("cell", *_score_titles(study), *(f"paper: {name}" for name in paper))
-    header += ("in the paper",) if rows and len(rows[0]) > len(header) else ()
+    compare = " The paper’s numbers are those of its own models and data sets: compare directions, not sizes."
     return Table(
-        header=header,
+        header=("cell", *_score_titles(results.study), *(["in the paper"] if has_paper else [])),
         rows=tuple(rows),
-        align="l"
-        + "r" * (1 + len(study.metrics) + len(paper))
-        + "l" * (len(header) - 2 - len(study.metrics) - len(paper)),
-        caption=_how_to_read(results)
-        + (
-            " The paper’s numbers are those of its own models and data sets: compare directions, not sizes."
-            if paper
-            else ""
-        ),
+        align="l" + "r" * (1 + len(results.study.metrics)) + "l" * has_paper,
+        caption=_how_to_read(results) + (compare if has_paper else ""),
     )
 
 
@@ -68,30 +59,26 @@ def factor_table(results: Results, findings: Findings) -> Table | None:
     )
 
 
-def paper_columns(study: Study) -> list[str]:
-    """The benchmarks for which the paper gives a number for some cell, in their order of appearance."""
-    return list(dict.fromkeys(name for cell in study.cells for name in cell.paper if name != "row"))
-
-
 def effect_table(results: Results, findings: Findings) -> Table | None:
     """Main effects on every metric; None where nothing could be matched."""
     study = results.study
     found = {metric: findings.of("main effect", metric=metric) for metric in study.metrics}
-    names = list(dict.fromkeys(effect_in_words(each) for effects in found.values() for each in effects))
-    if not names:
+    every = [each for effects in found.values() for each in effects]
+    if not every:
         return None
     by_name = {metric: {effect_in_words(each): each for each in effects} for metric, effects in found.items()}
     rows = []
-    for name in names:
+    for name in dict.fromkeys(map(effect_in_words, every)):
         row = [by_name[metric].get(name) for metric in study.metrics]
-        pairs = next(each.num_groups for each in row if each is not None)
-        rows.append((name, str(pairs), *(NOTHING if each is None else signed(each.estimate) for each in row)))
+        first = next(each for each in row if each is not None)
+        numbers = [NOTHING if each is None else signed(each.estimate, seeds=len(results.seeds)) for each in row]
+        rows.append((name, _groups(first), *numbers))
     return Table(
         header=("main effect", "pairs", *study.metrics.values()),
         rows=tuple(rows),
         align="l" + "r" * (1 + len(study.metrics)),
         caption="Points, mean ± standard deviation over seeds [95 % interval], averaged over pairs of cells that "
-        "differ in nothing else.",
+        f"differ in nothing else.{_undecided(every, findings, 'pairs')}",
     )
 
 
@@ -101,14 +88,17 @@ def interaction_table(results: Results, findings: Findings) -> Table | None:
     if not effects:
         return None
     every = [each for each in findings.effects if each.kind == "interaction"]
-    left = len(every) - len(effects)
-    missing = f" {left} other interactions have no such cells in this grid." if left else ""
+    none, unmeasured = (sum(not each.estimate and bool(each.lost) == lost for each in every) for lost in (False, True))
+    missing = f" {none} other interactions have no such cells in this grid." if none else ""
+    missing += f" {unmeasured} have no results." if unmeasured else ""
+    seeds = len(results.seeds)
     return Table(
         header=("interaction", "quadruples", results.study.metrics[results.study.deciding]),
-        rows=tuple((effect_in_words(each), str(each.num_groups), signed(each.estimate)) for each in effects),
+        rows=tuple((effect_in_words(each), _groups(each), signed(each.estimate, seeds=seeds)) for each in effects),
         align="lrr",
         caption="How many points more the first difference is at the first than at the second level of the other "
-        "factor, ± standard deviation over seeds [95 % interval]; over complete quadruples of cells." + missing,
+        "factor, ± standard deviation over seeds [95 % interval]; over complete quadruples of cells."
+        f"{missing}{_undecided(effects, findings, 'quadruples')}",
         fold="Two-way interactions in numbers",
     )
 
@@ -151,9 +141,10 @@ def all_scores_table(results: Results, findings: Findings) -> Table:
 
 
 def class_tables(results: Results) -> list[Table]:
-    """IoU of every class by cell for every task that has them; the longer of the two lists goes down the page."""
+    """IoU of every class by cell for every task that has them; the longer of the two lists goes down the page, and
+    the other one is cut into as many tables as fit a page."""
     tasks = dict.fromkeys(task for run in results.runs.values() for task in run.per_class)
-    return [_class_table(results, task) for task in tasks]
+    return [table for task in tasks for table in _class_tables(results, task)]
 
 
 def class_names(results: Results, task: str) -> list[str]:
@@ -175,7 +166,7 @@ def _scores(results: Results, findings: Findings, cell: Cell) -> list[str]:
         return score(findings.cells.get((name, metric)), seeds=seeds)
 
     student = of(cell.name, deciding) + interval(findings.cells.get((cell.name, deciding)))
-    teacher = of(cell.teacher, deciding) if cell.teacher else "own average"
+    teacher = teacher_score(findings, cell, deciding, seeds=seeds)
     return [teacher, student, *(of(cell.name, metric) for metric in others)]
 
 
@@ -189,7 +180,28 @@ def _how_to_read(results: Results) -> str:
         seeds = f"Percent, {seeds_in_words(results)}: differences of this size may be noise."
     else:
         seeds = f"Percent: mean ± standard deviation over {seeds_in_words(results)} [95 % interval of the mean]."
-    return f"{seeds} Teacher: the frozen student of another cell; without one, a moving average of the student itself."
+    return (
+        f"{seeds} Teacher: the score of the cell whose student teaches, where it goes on learning as it starts; own "
+        "average: a moving average of the student itself; a dash: nobody, or a model that is no cell."
+    )
+
+
+def _of_the_paper(cell: Cell) -> str:
+    """`Table 2, row 1: PC59 6.9, ADE150 0.3`, with spaces that do not break between a name and its number."""
+    numbers = ", ".join(f"{name}\N{NO-BREAK SPACE}{value}" for name, value in cell.paper.items() if name != "row")
+    return ": ".join(filter(None, (str(cell.paper.get("row", "")), numbers))) or NOTHING
+
+
+def _groups(effect: Effect) -> str:
+    """How many pairs or quadruples an effect is a mean over, of how many there are."""
+    return f"{effect.num_groups} of {effect.num_planned}" if effect.lost else str(effect.num_groups)
+
+
+def _undecided(effects: Sequence[Effect], findings: Findings, groups: str) -> str:
+    """Why some of the effects, or all, decide nothing."""
+    lost = ", ".join(dict.fromkeys(cell for each in effects for cell in each.lost))
+    missing = f" “n of m”: the other {groups} lack results of some of {lost}, so nothing is decided." if lost else ""
+    return missing + (f" Nothing is decided here: {findings.why_open}." if findings.why_open else "")
 
 
 def _cost(cell: Cell, runs: list[Finished]) -> tuple[str, ...]:
@@ -214,19 +226,24 @@ def _mean(values: Sequence[float | int], form: str) -> str:
     return form.format(sum(values) / len(values)) if values else NOTHING
 
 
-def _class_table(results: Results, task: str) -> Table:
+def _class_tables(results: Results, task: str) -> list[Table]:
     names = class_names(results, task)
     titles = [cell.title for cell in results.cells]
     values = [
         [_mean(class_scores(results.of(cell.name), task, name), "{:.0f}") for name in names] for cell in results.cells
     ]
-    down, across, first = titles, names, "IoU in %, cell"
+    down, across, first, most = titles, names, "IoU in %, cell", MOST_CLASSES_ACROSS
     if len(names) > len(titles):
-        down, across, first = names, titles, "IoU in %, class"
+        down, across, first, most = names, titles, "IoU in %, class", MOST_CELLS_ACROSS
         values = [list(row) for row in zip(*values, strict=True)]
-    return Table(
-        header=(first, *across),
-        rows=tuple((name, *row) for name, row in zip(down, values, strict=True)),
-        align="l" + "r" * len(across),
-        fold=f"Every class: {task}",
-    )
+    count = -(-len(across) // most)
+    width = -(-len(across) // count)
+    return [
+        Table(
+            header=(first, *across[start : start + width]),
+            rows=tuple((name, *row[start : start + width]) for name, row in zip(down, values, strict=True)),
+            align="l" + "r" * len(across[start : start + width]),
+            fold=f"Every class: {task}" + (f" ({number} of {count})" if count > 1 else ""),
+        )
+        for number, start in enumerate(range(0, len(across), width), start=1)
+    ]

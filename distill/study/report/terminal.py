@@ -7,7 +7,7 @@ from rich.text import Text
 
 from distill.study.cells import Cell
 from distill.study.findings import Findings
-from distill.study.report.words import said_of, score, seeds_in_words
+from distill.study.report.words import said_of, score, seeds_in_words, teacher_score
 from distill.study.results import Results
 
 WIDTH = 100
@@ -58,7 +58,7 @@ def _table(results: Results, findings: Findings) -> Table:
         shown.add_column(study.metrics[metric], justify="right", max_width=18)
     for cell in results.cells:
         title = _title(cell) if shown.show_lines else Text(cell.name)
-        teacher = score(findings.cells.get((cell.teacher, study.deciding))) if cell.teacher else "own average"
+        teacher = teacher_score(findings, cell, study.deciding)
         seeds = len(results.seeds)
         shown.add_row(
             title, teacher, *(score(findings.cells.get((cell.name, metric)), seeds=seeds) for metric in metrics)
