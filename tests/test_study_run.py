@@ -330,6 +330,20 @@ def test_the_table_shows_running_failed_and_waiting_cells(tmp_path):
     assert "0 of 4 done, 1 failed" in text
 
 
+def test_without_a_terminal_there_is_a_line_for_every_change_and_none_for_what_was_done_before(tmp_path):
+    jobs = jobs_in(tmp_path)
+    finish(jobs["base"])
+    console = Console(width=200, record=True, file=io.StringIO())
+    watch = Watch(list(jobs.values()), title="tiny", places=2, console=console)
+    stage = Stage({"broken": [3]})
+    carry_out(list(jobs.values()), runner=stage, look=watch.look, stopped=lambda: False, pause_seconds=0)
+    lines = console.export_text().splitlines()
+    assert lines[0].endswith("1 of 4 runs are done already")
+    assert sum("student-seed0 done" in line for line in lines) == 1
+    assert sum("broken-seed0 failed: the loss was not finite" in line for line in lines) == 1
+    assert not any("base-seed0" in line for line in lines)
+
+
 def test_durations_are_readable():
     assert [duration(s) for s in (3, 700, 20_000, 900_000)] == ["3 s", "12 min", "5.6 h", "10.4 days"]
 

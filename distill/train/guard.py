@@ -25,8 +25,8 @@ def alone_in(run: Path) -> Iterator[None]:
 
     Waits a little for one that was asked to end and still writes its checkpoint. Raises ValueError when it does not.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / ".lock", timeout=GRACE_SECONDS, fallback_to_soft=False)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.with_name(f".{run.name}.lock"), timeout=GRACE_SECONDS, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:

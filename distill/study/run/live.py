@@ -57,6 +57,7 @@ class Watch:
         self.started = time.monotonic()
         self._began: dict[str, tuple[float, int]] = {}
         self._said: dict[str, str] = {}
+        self._looked = False
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
 
     def __enter__(self) -> "Watch":
@@ -140,6 +141,11 @@ class Watch:
         states |= {job.name: "is carried out by another process" for job in progress.elsewhere}
         states |= {name: outcome for name, (_, outcome) in progress.ended.items() if outcome != "blocked"}
         left = self.seconds_left(progress)
+        if not self._looked:
+            self._looked = True
+            before = [job.name for job in progress.of("done")]
+            self._said |= dict.fromkeys(before, "done")
+            self.console.print(f"{'0 s':>8}  {len(before)} of {len(self.jobs)} runs are done already", highlight=False)
         for name, state in states.items():
             if self._said.get(name) == state:
                 continue
