@@ -1,11 +1,11 @@
 """A teacher that never changes: one of our own trainings with its heads, or a timm model from a local file."""
 
 import torch
-from torch.nn import functional
 
 from distill.contracts import Batch, ImageEncoder, Predictions, Targets, Teacher
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
+from teachers.pixels import at_side
 
 
 class Frozen(Teacher):
@@ -26,11 +26,7 @@ class Frozen(Teacher):
 
     @torch.no_grad()
     def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
-        pixels = batch.pixels
-        if pixels.shape[-1] != self.image_size:
-            size = (self.image_size, self.image_size)
-            pixels = functional.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
-        return Targets(tokens=self.image(pixels), heads=self.heads)
+        return Targets(tokens=self.image(at_side(batch.pixels, self.image_size)), heads=self.heads)
 
     def follow(self, image: ImageEncoder, heads: Heads | None, *, momentum: float) -> None:
         """Stay."""

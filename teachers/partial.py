@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import torch
 from timm.layers import RmsNorm, SimpleNorm
 from torch import nn
-from torch.nn import functional
 
 from distill.config import Teacher as Settings
 from distill.contracts import Batch, ImageEncoder, Predictions, Targets, Teacher
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
+from teachers.pixels import at_side
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, RmsNorm, SimpleNorm)
 """Norms of the image towers; those of timm that are not here are made from these."""
@@ -51,12 +51,9 @@ class Partial(Teacher):
 
     def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
         """With history, unless nothing is to reach the teacher."""
-        pixels = batch.pixels
-        if pixels.shape[-1] != self.image_size:
-            size = (self.image_size, self.image_size)
-            pixels = functional.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.loss_weight > 0):
-            return Targets(tokens=self.image(pixels), heads=self.heads, gradient=self.loss_weight)
+            tokens = self.image(at_side(batch.pixels, self.image_size))
+            return Targets(tokens=tokens, heads=self.heads, gradient=self.loss_weight)
 
     def follow(self, image: ImageEncoder, heads: Heads | None, *, momentum: float) -> None:
         """Stay."""

@@ -11,7 +11,7 @@ import yaml
 
 from distill.config import InvalidCombination, Recipe, RecipeError, load_recipe
 from distill.config.tree import nearest
-from distill.study.grid import Claim, Levels, NamedCell, Page, Product, Promotion, Scale, Settings, read_page
+from distill.study.grid import Claim, Levels, Page, Product, Promotion, Scale, Settings, read_page
 
 REFERENCE = "cell:"
 """`cell:NAME` in a setting stands for the run of that cell with the same seed."""
@@ -305,6 +305,3 @@ def _slug(level: str) -> str:
 
 def _as_yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
-
-
-__all__ = ["Cell", "NamedCell", "Refused", "Study", "load_study", "substituted"]

@@ -18,7 +18,6 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
@@ -270,8 +269,3 @@ def _listed(raw: dict[str, Any], key: str, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise RecipeError(f"{where}: {key} is a list, not {value!r}")
     return value
-
-
-def page_of(name: str) -> Path:
-    """Where the page of a study lies."""
-    return page_path(name, kind="study")

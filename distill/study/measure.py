@@ -16,7 +16,6 @@ and for `patch_accuracy` the patches `zero_shot_segmentation/FEATURES/patches_ri
 import hashlib
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,7 +38,7 @@ from distill.eval.metrics import numbered_batches
 from distill.eval.sets import CAPTIONS
 from distill.eval.tasks import linear_settings, retrieval_settings, zero_shot_settings
 from distill.eval.zero_shot_segmentation import ZeroShotSettings, class_scores
-from distill.train.journal import write_atomically
+from distill.train.journal import whole, write_atomically
 
 FEATURES = ("value", "final")
 NUM_IMAGES = 1000
@@ -159,10 +158,9 @@ def write_pictures(path: Path, results: dict[str, TaskResult], *, measured: str)
         for task, found in results.items()
         for name, values in found.per_picture.items()
     }
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    save_file(tensors, unfinished, metadata={"measured": measured})
-    unfinished.chmod(0o644)  # safetensors makes them private; colleagues share runs
-    os.replace(unfinished, path)
+    with whole(path) as unfinished:
+        save_file(tensors, unfinished, metadata={"measured": measured})
+        unfinished.chmod(0o644)  # safetensors makes them private; colleagues share runs
 
 
 def device_of_run(recipe: Recipe) -> torch.device:

@@ -1,0 +1,12 @@
+"""The batch's pictures as a teacher wants to see them."""
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+
+def at_side(pixels: Float[Tensor, "B 3 H W"], side: int) -> Float[Tensor, "B 3 S S"]:
+    """Resized to squares of `side` pixels, bicubic and smoothed when smaller, in [0, 1]; as they are where they fit."""
+    if pixels.shape[-1] == side:
+        return pixels
+    return functional.interpolate(pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
