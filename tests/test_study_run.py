@@ -371,15 +371,17 @@ def scores(store: Path) -> dict[str, Any]:
 def test_a_study_killed_again_and_again_ends_with_the_numbers_of_an_undisturbed_one(tmp_path, cells, kills):
     """Everything dies at once, as when a machine goes down; then only the schedule, then a worker; and so on."""
     page = write(tmp_path, cells=cells)
+    began = time.monotonic()
     calm = subprocess.run(run_words(page, tmp_path / "calm"), check=False, capture_output=True, text=True)
+    whole = time.monotonic() - began
     assert calm.returncode == 0, calm.stderr
     generator = random.Random(0)
     shaken, killed = tmp_path / "shaken", 0
     victims = itertools.cycle(("all", "schedule", "worker"))
     while killed < kills:
-        if not kill_at_random(run_words(page, shaken), victims=next(victims), after=generator.uniform(5, 15)):
+        if not kill_at_random(run_words(page, shaken), victims=next(victims), after=whole * generator.uniform(0.2, 0.7)):
             # It was done before its time came: a cell is made to be done again.
-            shutil.rmtree(generator.choice(sorted((shaken / "runs").glob("*-seed*"))))
+            shutil.rmtree(generator.choice([job.folder for job in jobs_of(load_study(page), shaken) if is_done(job)]))
             continue
         killed += 1
     last = subprocess.run(run_words(page, shaken), check=False, capture_output=True, text=True)
