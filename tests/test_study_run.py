@@ -379,7 +379,8 @@ def test_a_study_killed_again_and_again_ends_with_the_numbers_of_an_undisturbed_
     shaken, killed = tmp_path / "shaken", 0
     victims = itertools.cycle(("all", "schedule", "worker"))
     while killed < kills:
-        if not kill_at_random(run_words(page, shaken), victims=next(victims), after=whole * generator.uniform(0.2, 0.7)):
+        after = whole * generator.uniform(0.2, 0.7)
+        if not kill_at_random(run_words(page, shaken), victims=next(victims), after=after):
             # It was done before its time came: a cell is made to be done again.
             shutil.rmtree(generator.choice([job.folder for job in jobs_of(load_study(page), shaken) if is_done(job)]))
             continue
