@@ -14,7 +14,8 @@ from benchmarks.meter import Work
 from distill.config import ImageTower
 from distill.encoders.attention import prefer_plain_attention
 from distill.encoders.head import ProjectionHead
-from distill.encoders.vit import TimmViT, build_image_tower
+from distill.encoders.image import build_image_tower
+from distill.encoders.vit import TimmViT
 from distill.objective.patch import Supervise, Supervised, patch_weights, select
 from distill.objective.prototypes import Target, bottleneck, chunk_rows, prototype_cross_entropy
 

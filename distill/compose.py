@@ -11,8 +11,10 @@ from distill.config import Teacher as TeacherSettings
 from distill.contracts import Teacher
 from distill.encoders.dual import DualEncoder, build_dual
 from distill.encoders.head import Heads, build_heads
+from distill.encoders.image import build_image_tower
 from distill.encoders.initialisation import PartReport, apply_update_policy, initialise
-from distill.encoders.vit import build_image_tower, load_timm_weights, timm_input_size
+from distill.encoders.timm_names import timm_input_size
+from distill.encoders.timm_weights import load_timm_weights
 from distill.encoders.weights import load_strictly
 from distill.objective.contrastive import Temperatures
 from distill.objective.features import Adapters

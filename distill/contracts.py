@@ -7,6 +7,7 @@ Pixels are RGB in [0, 1] everywhere; every encoder applies its own pixel statist
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -39,6 +40,14 @@ class Batch:
     local_crops: Float[Tensor, "M B 3 h w"] | None
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and deviation of each RGB channel, for pixels in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
 class ImageEncoder(nn.Module):
     """Contract of an image tower. `width` is D; `patch_size` is in pixels of its own input."""
 
@@ -46,6 +55,17 @@ class ImageEncoder(nn.Module):
     num_cls: int
     patch_size: int
     num_layers: int
+    pixel_mean: Float[Tensor, "1 3 1 1"]
+    pixel_std: Float[Tensor, "1 3 1 1"]
+
+    def keep_statistics(self, statistics: Statistics) -> None:
+        """Make the pixel statistics buffers, which travel with the weights."""
+        self.register_buffer("pixel_mean", torch.tensor(statistics.mean).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(statistics.std).view(1, 3, 1, 1))
+
+    def standardise(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+        """Pixels in [0, 1] as the weights know them."""
+        return (pixels - self.pixel_mean) / self.pixel_std
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> Tokens:
         """Tokens after the final norm; hidden patches are replaced by the mask token before positions."""

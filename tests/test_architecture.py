@@ -134,11 +134,17 @@ def test_no_module_imports_itself_in_a_circle():
         visit(module, ())
 
 
+def is_what_torch_raises(node: ast.AST) -> bool:
+    """Whether it imports nothing but the error of `torch.load` where it refuses to unpickle."""
+    return isinstance(node, ast.ImportFrom) and [alias.name for alias in node.names] == ["UnpicklingError"]
+
+
 def test_nothing_in_the_library_unpickles_or_evaluates_text():
     dangerous = {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}
     for module, tree in modules().items():
-        assert not dangerous & set(imports(tree, of=module)), module
         for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom) and not is_what_torch_raises(node):
+                assert not dangerous & set(imports(node, of=module)), module
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("eval", "exec", "torch.save"), f"{module}:{node.lineno} calls {called}"

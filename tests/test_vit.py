@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from transformers import Tipsv2VisionConfig, Tipsv2VisionModel
 
 from distill.config import ImageTower
-from distill.encoders.vit import TimmViT, build_image_tower, load_timm_weights, timm_input_size, timm_statistics
+from distill.encoders.image import build_image_tower
+from distill.encoders.timm_names import timm_input_size, timm_statistics
+from distill.encoders.timm_weights import load_timm_weights
+from distill.encoders.vit import TimmViT
 
 ROOT = Path(__file__).resolve().parents[1]
 DEIT = Path("shared/weights/deit_tiny/model.safetensors")
@@ -241,8 +244,8 @@ def test_layers_count_from_the_embeddings_to_the_final_norm():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "timm:vit_tiny_patch16_225"}, "not a model of timm; the nearest that work: timm:vit_tiny_patch16_"),
-        ({"model": "timm:resnet50"}, "not a plain vision transformer"),
+        ({"model": "timm:vit_tiny_patch16_225"}, "not a model of timm; the nearest that are: timm:vit_tiny_patch16_"),
+        ({"model": "timm:resnet50"}, "is a convnet and has no patch_size; set what it has in extra"),
         ({"model": "timm:deit_tiny_distilled_patch16_224"}, "distilled head"),
         ({"model": "timm:vit_small_patch16_18x2_224"}, "it is built of ParallelThingsBlock"),
         ({"model": "timm:vit_base_patch16_siglip_224"}, "no class token"),

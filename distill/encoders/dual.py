@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from distill.config import Student, TextTower
 from distill.contracts import ImageEncoder, TextEncoder
+from distill.encoders.image import build_image_tower
 from distill.encoders.text_open_clip import OpenClipText
 from distill.encoders.text_tips import TipsText
-from distill.encoders.vit import build_image_tower
 
 
 class DualEncoder(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import ImageTower, Student, TextTower
-from distill.contracts import TextEncoder
+from distill.contracts import ImageEncoder, TextEncoder
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
 from distill.encoders.vit import TimmViT
@@ -96,7 +96,7 @@ def read_student(folder: Path | str) -> dict[str, Tensor]:
 
 
 def _start_tower(
-    tower: TimmViT | TextEncoder, part: Part, settings: ImageTower | TextTower, teacher: DualEncoder | None
+    tower: ImageEncoder | TextEncoder, part: Part, settings: ImageTower | TextTower, teacher: DualEncoder | None
 ) -> PartReport:
     if settings.init == "random":
         return PartReport(part=part, source="random")
@@ -171,7 +171,7 @@ def _resampled(tower: TimmViT, target: Tensor, value: Tensor) -> Tensor:
     return value if fitted is None else fitted
 
 
-def _limit(tower: TimmViT | TextEncoder, settings: ImageTower | TextTower, key: str) -> None:
+def _limit(tower: ImageEncoder | TextEncoder, settings: ImageTower | TextTower, key: str) -> None:
     if settings.last_k > tower.num_layers:
         raise ValueError(f"{key}.last_k is {settings.last_k}, but the tower has {tower.num_layers} blocks")
     lowest = {"train": 0, "freeze": tower.num_layers + 1, "last_k": tower.num_layers - settings.last_k + 1}

@@ -3,28 +3,21 @@
 Legend: B images, N patches, P prefix tokens (CLS and registers), T = P + N, C CLS tokens, D width.
 """
 
-import difflib
-from dataclasses import dataclass
-
 import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from timm.layers import Attention, AttentionRope, resample_abs_pos_embed
-from timm.models import get_pretrained_cfg, model_entrypoint
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from distill.config import ImageTower
-from distill.contracts import ImageEncoder, Tokens
-from distill.encoders.weights import load_timm_weights
+from distill.contracts import ImageEncoder, Statistics, Tokens
+from distill.encoders.timm_names import create, known_name
 
-__all__ = ["Statistics", "TimmViT", "build_image_tower", "load_timm_weights", "timm_input_size", "timm_statistics"]
-
-FAMILIES = ("vision_transformer", "eva", "deit")
-"""Modules of timm whose models are plain transformers on one patch grid."""
+PLAIN = (VisionTransformer, Eva)
 
 OWN_ARGUMENTS = {
     "pretrained": "weights are never downloaded",
@@ -44,30 +37,12 @@ OWN_ARGUMENTS = {
 """Arguments of timm models that do not belong in `extra`, and what to do instead."""
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Mean and deviation of each RGB channel, for pixels in [0, 1]."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-def timm_statistics(name: str) -> Statistics:
-    """Pixel statistics that timm's weights of this model were trained with; `name` with or without `timm:`."""
-    settings = get_pretrained_cfg(_known_name(name))
-    return Statistics(mean=tuple(settings.mean), std=tuple(settings.std))
-
-
-def timm_input_size(name: str) -> int:
-    """Side of the pictures that timm's weights of this model were trained with, pixels."""
-    return get_pretrained_cfg(_known_name(name)).input_size[-1]
-
-
 class TimmViT(ImageEncoder):
     """A timm ViT, with its pixel statistics and a mask token inside.
 
     CLS 1 is the class token, CLS 2 the first register (tipsv2.md section 9). Other registers see
-    everything and are heard by nobody. `state_dict()` keeps timm's own names under `model.`.
+    everything and are heard by nobody. Without a class token (SigLIP) CLS 1 is what attention pools from all tokens.
+    `state_dict()` keeps timm's own names under `model.`.
     """
 
     def __init__(self, model: VisionTransformer | Eva, *, num_cls: int, statistics: Statistics, interpolation: str):
@@ -81,8 +56,7 @@ class TimmViT(ImageEncoder):
         self.patch_size = model.patch_embed.patch_size[0]
         self.interpolation = interpolation
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, self.width), std=0.02))
-        self.register_buffer("pixel_mean", torch.tensor(statistics.mean).view(1, 3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(statistics.std).view(1, 3, 1, 1))
+        self.keep_statistics(statistics)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> Tokens:
         """Tokens after the final norm; hidden patches become the mask token before positions are added."""
@@ -118,12 +92,12 @@ class TimmViT(ImageEncoder):
         return list(self.model.blocks)
 
     def layer_of(self, parameter_name: str) -> int:
-        """Depth of a parameter of this tower: 0 embeddings and tokens, i for block i of `num_layers`; the final
-        norm counts with the last block."""
+        """Depth of a parameter of this tower: 0 embeddings and tokens, i for block i of `num_layers`; what follows
+        the last block counts with it."""
         parts = parameter_name.split(".")
         if parts[:2] == ["model", "blocks"]:
             return int(parts[2]) + 1
-        return self.num_layers if parts[:2] == ["model", "norm"] else 0
+        return self.num_layers if parts[1:2] in (["norm"], ["attn_pool"]) else 0
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Recompute blocks in the backward pass instead of storing their activations."""
@@ -134,13 +108,11 @@ class TimmViT(ImageEncoder):
     ) -> tuple[Float[Tensor, "B T D"], list[Tensor | None]]:
         """What enters the first block, and the rotary embedding of every block (None without)."""
         model = self.model
-        patches_BND = model.patch_embed((pixels - self.pixel_mean) / self.pixel_std).flatten(1, 2)
+        patches_BND = model.patch_embed(self.standardise(pixels)).flatten(1, 2)
         mask_token = self.mask_token.to(patches_BND.dtype)
         if hidden is not None:
             patches_BND = torch.where(hidden.unsqueeze(-1), mask_token, patches_BND)
-        # DistributedDataParallel refuses parameters outside the graph: the mask token takes part in every pass.
-        prefix_1PD = torch.cat([model.cls_token + 0 * mask_token, *self._registers()], dim=1)
-        prefix_BPD = prefix_1PD.expand(patches_BND.shape[0], -1, -1)
+        prefix_BPD = self._prefix(mask_token).expand(patches_BND.shape[0], -1, -1)
         if model.pos_embed is None:
             x_BTD = torch.cat([prefix_BPD, patches_BND], dim=1)
         elif model.no_embed_class:
@@ -149,8 +121,10 @@ class TimmViT(ImageEncoder):
             x_BTD = torch.cat([prefix_BPD, patches_BND], dim=1) + self._positions(grid)
         return model.norm_pre(model.pos_drop(x_BTD)), self._ropes(grid)
 
-    def _registers(self) -> list[Tensor]:
-        return [] if self.model.reg_token is None else [self.model.reg_token]
+    def _prefix(self, mask_token: Tensor) -> Float[Tensor, "1 P D"]:
+        """CLS and registers, none of which every model has."""
+        tokens = [token for token in (self.model.cls_token, self.model.reg_token) if token is not None]
+        return torch.cat([mask_token[:, :0], *tokens], dim=1)
 
     def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 T D"]:
         """Position embeddings on this grid, with those of the prefix tokens where the model has them."""
@@ -175,7 +149,9 @@ class TimmViT(ImageEncoder):
         return block(*arguments)
 
     def _tokens(self, x_BTD: Tensor, grid: tuple[int, int]) -> Tokens:
-        return Tokens(cls=x_BTD[:, : self.num_cls], patches=x_BTD[:, self.model.num_prefix_tokens :], grid=grid)
+        pool = self.model.attn_pool
+        cls = x_BTD[:, : self.num_cls] if pool is None else pool(x_BTD).unsqueeze(1)
+        return Tokens(cls=cls, patches=x_BTD[:, self.model.num_prefix_tokens :], grid=grid)
 
 
 def _block_on_values(block: Block | EvaBlock, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -204,42 +180,56 @@ def _value(attention: Attention | AttentionRope | EvaAttention, x_BTD: Tensor) -
     return F.linear(x_BTD, weight, None if attention.qkv.bias is None else attention.qkv.bias.chunk(3)[2])
 
 
-def build_image_tower(settings: ImageTower, image_size: int, statistics: Statistics | None = None) -> TimmViT:
+def build_vit(settings: ImageTower, image_size: int, statistics: Statistics) -> TimmViT:
     """The tower with random weights, its position grid native to `image_size` pixels.
 
-    Pixel statistics are the model's own unless given. Raises ValueError for unknown models, models
-    that are not plain ViTs, arguments timm refuses, and sizes that do not fit the patches.
+    A model without a class token keeps its attention pooling, where it has one (SigLIP), for a single CLS token.
+    Raises ValueError for models that are not plain ViTs, arguments timm refuses, and sizes that do not fit the patches.
     """
-    name = _known_name(settings.model)
+    name = known_name(settings.model)
     arguments = _timm_arguments(settings, image_size)
-    model = _create(name, arguments)
+    model = create_vit(name, arguments)
     if settings.num_cls == 2 and model.reg_token is None:
         registers = "reg_tokens" if isinstance(model, VisionTransformer) else "num_reg_tokens"
-        model = _create(name, arguments | {registers: 1})
-    _check_usable(model, name, image_size)
+        model = create_vit(name, arguments | {registers: 1})
+    if settings.num_cls == 2 and model.cls_token is None:
+        raise ValueError(
+            f"timm:{name} has no class token; give it one with extra.class_token=true, or set num_cls=1 where the "
+            "model pools by attention"
+        )
     for token in (model.cls_token, model.reg_token):
         if token is not None:
             # timm starts these at 1e-6, where two CLS tokens are twins until something tells them apart.
             nn.init.trunc_normal_(token, std=0.02)
-    tower = TimmViT(
-        model,
-        num_cls=settings.num_cls,
-        statistics=timm_statistics(name) if statistics is None else statistics,
-        interpolation="bilinear" if "tipsv2" in name else "bicubic",
-    )
-    tower.set_gradient_checkpointing(settings.gradient_checkpointing)
-    return tower
+    return wrap_vit(model, name, num_cls=settings.num_cls, statistics=statistics)
 
 
-def _known_name(model: str) -> str:
-    """timm's name of the model; ValueError with the nearest names otherwise."""
-    name = model.removeprefix("timm:")
-    if timm.is_model(name) and model_entrypoint(name).__module__.rpartition(".")[2] in FAMILIES:
-        return name
-    names = [known for family in FAMILIES for known in timm.list_models(module=family)]
-    nearest = ", ".join(f"timm:{known}" for known in difflib.get_close_matches(name, names, n=3, cutoff=0.0))
-    problem = "is not a plain vision transformer" if timm.is_model(name) else "is not a model of timm"
-    raise ValueError(f"timm:{name} {problem}; the nearest that work: {nearest}")
+def create_vit(name: str, arguments: dict) -> VisionTransformer | Eva:
+    """timm's model `name` with random weights, made with `arguments`, img_size among them, as an encoder.
+
+    Raises ValueError when it is no plain ViT, lacks what a tower needs, or cannot be made.
+    """
+    # global_pool='' also puts the final norm where every token passes it.
+    fixed = {"pretrained": False, "num_classes": 0, "global_pool": "", "dynamic_img_size": True}
+    model = create(name, arguments | fixed)
+    if type(model) in PLAIN and model.cls_token is None and _pools_by_attention(name):
+        model = create(name, arguments | fixed | {"global_pool": "map"})
+    _check_usable(model, name, arguments["img_size"])
+    return model
+
+
+def wrap_vit(model: VisionTransformer | Eva, name: str, *, num_cls: int | None, statistics: Statistics) -> TimmViT:
+    """The model as a tower. Without `num_cls`, a class token and exactly one register are two CLS tokens, as in TIPS;
+    else there is one."""
+    if num_cls is None:
+        num_cls = 2 if model.cls_token is not None and model.num_prefix_tokens == 2 else 1
+    interpolation = "bilinear" if "tipsv2" in name else "bicubic"
+    return TimmViT(model, num_cls=num_cls, statistics=statistics, interpolation=interpolation)
+
+
+def _pools_by_attention(name: str) -> bool:
+    with torch.device("meta"):
+        return timm.create_model(name, pretrained=False).global_pool == "map"
 
 
 def _timm_arguments(settings: ImageTower, image_size: int) -> dict:
@@ -253,23 +243,13 @@ def _timm_arguments(settings: ImageTower, image_size: int) -> dict:
         "num_heads": settings.num_heads,
     }
     chosen = {key: value for key, value in sizes.items() if value is not None}
-    # global_pool='' also puts the final norm where every token passes it.
-    fixed = {"pretrained": False, "num_classes": 0, "global_pool": "", "dynamic_img_size": True}
-    return settings.extra | chosen | fixed | {"img_size": image_size}
-
-
-def _create(name: str, arguments: dict) -> nn.Module:
-    """timm's own complaints (unknown argument, heads that do not divide the width) become one sentence."""
-    try:
-        return timm.create_model(name, **arguments)
-    except (TypeError, AssertionError, RuntimeError) as problem:
-        raise ValueError(f"timm cannot build {name} with {arguments}: {problem}") from problem
+    return settings.extra | chosen | {"img_size": image_size}
 
 
 def _check_usable(model: nn.Module, name: str, image_size: int) -> None:
-    if type(model) not in (VisionTransformer, Eva):
+    if type(model) not in PLAIN:
         raise ValueError(f"timm:{name} is a {type(model).__name__}, not a plain vision transformer")
-    if model.cls_token is None:
+    if model.cls_token is None and model.attn_pool is None:
         raise ValueError(f"timm:{name} has no class token; give it one with extra.class_token=true")
     last = model.blocks[-1]
     if type(last) not in (Block, EvaBlock) or type(last.attn) not in (Attention, AttentionRope, EvaAttention):

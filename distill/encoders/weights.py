@@ -1,13 +1,17 @@
 """Reading weights from files, and fitting them to a module: names, shapes and position grids are checked."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
 
 def read_safetensors(path: Path | str) -> dict[str, Tensor]:
@@ -20,6 +24,43 @@ def read_safetensors(path: Path | str) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as problem:
         raise ValueError(f"{path} is not a complete safetensors file: {problem}") from problem
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file or of what `torch.save` wrote (.pth, .pt, .bin), on the CPU.
+
+    Only tensors are read, nothing is unpickled. A `state_dict` or `model` inside the file is taken for the whole.
+    Raises ValueError when the file is missing or damaged, or holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.suffix not in TORCH_SUFFIXES:
+        raise ValueError(f"{path}: weights are read from {', '.join(('.safetensors', *TORCH_SUFFIXES))} files")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ValueError(
+            f"{path} holds more than tensors, and unpickling it could run anything; where you trust it, load it with "
+            "torch and write its state dict with safetensors.torch.save_file"
+        ) from None
+    except (RuntimeError, EOFError, OSError) as problem:
+        raise ValueError(f"{path} is not a complete file of torch.save: {problem}") from problem
+    return _tensors_in(found, path)
+
+
+def _tensors_in(found: object, path: Path) -> dict[str, Tensor]:
+    for inner in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(inner), Mapping):
+            found = found[inner]
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not tensors by name")
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors by name, but {', '.join(map(str, list(found)[:5])) or 'nothing'}")
+    return tensors
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], *, what: str) -> None:
@@ -35,25 +76,6 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], *, what: str) -
     for name, target in expected.items():
         check_shape(name, target, tensors[name], what=what)
     module.load_state_dict(tensors)
-
-
-def load_timm_weights(tower: nn.Module, path: Path | str) -> None:
-    """Load a timm safetensors file into a TimmViT, strictly, converted to the tower's precision.
-
-    The file's classifier is left out and the mask token keeps its start. Position embeddings of
-    another grid are resampled. Any other missing, surplus or misshapen tensor is a ValueError.
-    """
-    tensors = _as_encoder(read_safetensors(path))
-    positions = tower.model.pos_embed
-    if positions is not None and "pos_embed" in tensors and tensors["pos_embed"].shape != positions.shape:
-        fitted = fit_positions(
-            tensors["pos_embed"].float(),
-            positions.detach(),
-            num_prefix=tower.num_positioned_prefix,
-            interpolation=tower.interpolation,
-        )
-        tensors |= {} if fitted is None else {"pos_embed": fitted}
-    load_strictly(tower.model, tensors, what=str(path))
 
 
 def fit_positions(
@@ -86,16 +108,6 @@ def check_shape(name: str, target: Tensor, value: Tensor, *, what: str) -> None:
     """ValueError naming the tensor, the expected shape and the given one."""
     if target.shape != value.shape:
         raise ValueError(f"{what}: {name} should have shape {list(target.shape)}, got {list(value.shape)}")
-
-
-def _as_encoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without classifier and pooling; a norm that sat behind the pooling is the encoder's final norm."""
-    kept = {name: value for name, value in tensors.items() if not name.startswith(("head.", "attn_pool."))}
-    if "norm.weight" in kept:
-        return {name: value for name, value in kept.items() if not name.startswith("fc_norm.")}
-    return {
-        ("norm." + name.removeprefix("fc_norm.") if name.startswith("fc_norm.") else name): kept[name] for name in kept
-    }
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,160 @@
+"""Convolutional networks of timm behind the ImageEncoder contract: the places of the last feature map are patches.
+
+Legend: B images, N patches (places), D width, h x w feature map.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from distill.config import ImageTower
+from distill.contracts import ImageEncoder, Statistics, Tokens
+from distill.encoders.timm_names import create, known_name
+
+OWN_ARGUMENTS = {
+    "pretrained": "weights are never downloaded",
+    "num_classes": "an encoder has no classifier",
+    "global_pool": "an encoder returns every place; its CLS token is the pooled picture",
+    "features_only": "an encoder returns its last feature map",
+}
+"""Arguments of timm models that do not belong in `extra`, and what to do instead."""
+
+TRANSFORMER_SIZES = ("patch_size", "width", "depth", "num_heads")
+
+
+class TimmConvNet(ImageEncoder):
+    """A timm convnet, with its pixel statistics and the colour of hidden patches inside.
+
+    `patch_size` is the stride of the last feature map. The CLS token is the pooled map, and patches are its places,
+    each taken through the network's final norm, where it has one, as if it were the whole picture: a place and the
+    picture live in one space. Hidden patches are painted over in the pixels with a learnt colour. `state_dict()`
+    keeps timm's own names under `model.`.
+    """
+
+    def __init__(self, model: nn.Module, *, statistics: Statistics, image_size: int):
+        """Leaves out of `model` what no token passes, such as a projection behind the pooling; `left_out` names it.
+
+        ValueError when the network does not end in a feature map with channels first.
+        """
+        super().__init__()
+        self.model = model
+        self.width = model.num_features
+        self.num_cls = 1
+        self.patch_size = model.feature_info[-1]["reduction"]
+        self.has_norm = model.head_hidden_size == self.width
+        self.mask_pixel = nn.Parameter(torch.zeros(1, 3, 1, 1))
+        self.keep_statistics(statistics)
+        self.left_out = self._try_out(image_size)
+        self._layers = _layers(model)
+        self.num_layers = max(self._layers.values())
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> Tokens:
+        """The pooled map, and its places in row-major order."""
+        grid = self.grid(*pixels.shape[-2:])
+        map_BDhw = self.model.forward_features(self._painted(self.standardise(pixels), hidden, grid))
+        places = map_BDhw.flatten(2).transpose(1, 2)
+        if not self.has_norm:
+            return Tokens(cls=places.mean(dim=1, keepdim=True), patches=places, grid=grid)
+        pooled_BD = self.model.forward_head(map_BDhw, pre_logits=True)
+        alone = self.model.forward_head(places.flatten(0, 1)[..., None, None], pre_logits=True)
+        return Tokens(cls=pooled_BD.unsqueeze(1), patches=alone.view_as(places), grid=grid)
+
+    def values(self, pixels: Float[Tensor, "B 3 H W"]) -> Tokens:
+        """The same as `forward`: no attention mixes the last places, so there is nothing to leave out."""
+        return self(pixels)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(rows, columns) of the last feature map; ValueError unless both sides are multiples of its stride."""
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"a picture of {height} x {width} pixels does not fit a convnet of stride {self.patch_size}; "
+                f"use multiples of {self.patch_size}"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def layer_of(self, parameter_name: str) -> int:
+        """Depth of a parameter of this tower as timm groups them: 0 the stem, then stages; the head counts with the
+        last of `num_layers`, the colour of hidden patches with the stem."""
+        return self._layers.get(parameter_name.removeprefix("model."), 0)
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Recompute stages in the backward pass; ValueError when timm cannot do it for this network."""
+        if not enable:
+            return
+        try:
+            self.model.set_grad_checkpointing(True)
+        except AssertionError as problem:
+            raise ValueError(f"student.image.gradient_checkpointing: {type(self.model).__name__}: {problem}") from None
+
+    def has_batch_norm(self) -> bool:
+        """Whether its output depends on the other pictures of a batch while it trains."""
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
+
+    def _painted(
+        self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None, grid: tuple[int, int]
+    ) -> Float[Tensor, "B 3 H W"]:
+        """Standardised pixels with hidden patches in one colour."""
+        if hidden is None:
+            # DistributedDataParallel refuses parameters outside the graph: the colour takes part in every pass.
+            return pixels + 0 * self.mask_pixel
+        covered = hidden.view(-1, 1, *grid)
+        covered = covered.repeat_interleave(self.patch_size, dim=2).repeat_interleave(self.patch_size, dim=3)
+        return torch.where(covered, self.mask_pixel.to(pixels.dtype), pixels)
+
+    def _try_out(self, image_size: int) -> tuple[str, ...]:
+        """Show it one black picture: networks differ too much in what they return for names to tell.
+
+        Modules that no token passed are replaced by nothing, because data parallelism refuses parameters without
+        gradients; returns their names.
+        """
+        name, expected = type(self.model).__name__, (1, self.width, *self.grid(image_size, image_size))
+        self.eval()
+        try:
+            found = self.model.forward_features(torch.zeros(1, 3, image_size, image_size))
+        except (RuntimeError, AssertionError) as problem:
+            raise ValueError(f"{name} does not take pictures of {image_size} pixels: {problem}") from problem
+        if not isinstance(found, Tensor) or found.shape != expected:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"{name} ends in {shape}, not in a feature map {expected}; use a plain vision transformer or a "
+                "convnet such as timm:convnext_tiny"
+            )
+        tokens = self(torch.zeros(1, 3, image_size, image_size))
+        names = [name for name, _ in self.model.named_parameters()]
+        heard = torch.autograd.grad(
+            tokens.cls.sum() + tokens.patches.sum(), list(self.model.parameters()), allow_unused=True
+        )
+        self.train()
+        deaf = {name for name, gradient in zip(names, heard, strict=True) if gradient is None}
+        children = [name for name, child in self.model.named_children() if next(child.parameters(), None) is not None]
+        left_out = tuple(child for child in children if all(n in deaf for n in names if n.startswith(f"{child}.")))
+        for child in left_out:
+            setattr(self.model, child, nn.Identity())
+        return left_out
+
+
+def build_convnet(settings: ImageTower, image_size: int, statistics: Statistics) -> TimmConvNet:
+    """The tower with random weights. ValueError for settings that mean nothing here, and as `TimmConvNet`."""
+    name = known_name(settings.model)
+    for key in settings.extra:
+        if key in OWN_ARGUMENTS:
+            raise ValueError(f"extra.{key} is not yours to set: {OWN_ARGUMENTS[key]}")
+    for key in TRANSFORMER_SIZES:
+        if getattr(settings, key) is not None:
+            raise ValueError(f"timm:{name} is a convnet and has no {key}; set what it has in extra")
+    if settings.num_cls != 1:
+        raise ValueError(f"timm:{name} is a convnet with one pooled token: set num_cls=1")
+    model = create(name, settings.extra | {"pretrained": False, "num_classes": 0})
+    if not hasattr(model, "feature_info") or not model.feature_info or not hasattr(model, "forward_head"):
+        raise ValueError(f"timm:{name} names no feature map to take patches from; use another model")
+    return TimmConvNet(model, statistics=statistics, image_size=image_size)
+
+
+def _layers(model: nn.Module) -> dict[str, int]:
+    """Depth of every parameter: timm's coarse groups, the stem and the stages; what follows the last feature map
+    counts with its stage."""
+    groups = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    last = model.feature_info[-1]["module"]
+    num_layers = max(group for name, group in groups.items() if name.startswith(f"{last}."))
+    return {name: min(group, num_layers) for name, group in groups.items()}
