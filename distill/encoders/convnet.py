@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distill.config import ImageTower
 from distill.contracts import ImageEncoder, Statistics, Tokens
+from distill.encoders.batch_norm import batch_norms, is_trained
 from distill.encoders.timm_names import create, known_name
 
 OWN_ARGUMENTS = {
@@ -98,9 +99,12 @@ class TimmConvNet(ImageEncoder):
         except AssertionError as problem:
             raise ValueError(f"student.image.gradient_checkpointing: {type(self.model).__name__}: {problem}") from None
 
-    def has_batch_norm(self) -> bool:
-        """Whether its output depends on the other pictures of a batch while it trains."""
-        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
+    def train(self, mode: bool = True) -> "TimmConvNet":
+        """Batch norms that are not trained stay in eval whatever is asked: their statistics must not drift."""
+        super().train(mode)
+        for norm in batch_norms(self):
+            norm.train(mode and is_trained(norm))
+        return self
 
     def _painted(
         self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None, grid: tuple[int, int]
@@ -142,6 +146,9 @@ class TimmConvNet(ImageEncoder):
         left_out = tuple(child for child in children if all(n in deaf for n in names if n.startswith(f"{child}.")))
         for child in left_out:
             setattr(self.model, child, nn.Identity())
+        alone = sorted(n for n in deaf if not n.startswith(tuple(f"{child}." for child in left_out)))
+        if alone:
+            raise ValueError(f"{name} has parameters that no token passes ({', '.join(alone[:3])}); use another model")
         return left_out
 
 
@@ -157,8 +164,9 @@ def build_convnet(settings: ImageTower, image_size: int, statistics: Statistics)
     if settings.num_cls != 1:
         raise ValueError(f"timm:{name} is a convnet with one pooled token: set num_cls=1")
     model = create(name, settings.extra | {"pretrained": False, "num_classes": 0})
-    if not hasattr(model, "feature_info") or not model.feature_info or not hasattr(model, "forward_head"):
-        raise ValueError(f"timm:{name} names no feature map to take patches from; use another model")
+    for needed in ("feature_info", "forward_head", "group_matcher"):
+        if not hasattr(model, needed):
+            raise ValueError(f"timm:{name} has no {needed}, by which its feature map is found; use another model")
     return TimmConvNet(model, statistics=statistics, image_size=image_size)
 
 
@@ -166,6 +174,7 @@ def _layers(model: nn.Module) -> dict[str, int]:
     """Depth of every parameter: timm's coarse groups, the stem and the stages; what follows the last feature map
     counts with its stage."""
     groups = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
-    last = model.feature_info[-1]["module"]
-    num_layers = max(group for name, group in groups.items() if name.startswith(f"{last}."))
-    return {name: min(group, num_layers) for name, group in groups.items()}
+    last = f"{model.feature_info[-1]['module']}."
+    # Of some networks the last feature map is what a module without parameters lets pass.
+    of_last = [group for name, group in groups.items() if name.startswith(last)] or [*groups.values()]
+    return {name: min(group, max(of_last)) for name, group in groups.items()}
