@@ -8,7 +8,8 @@ from torch import Tensor
 
 from distill.config import ImageTower, Recipe, Student, recipe_from_file
 from distill.config import Teacher as TeacherSettings
-from distill.contracts import Teacher
+from distill.contracts import ImageEncoder, Teacher
+from distill.encoders.batch_norm import check_batch_norms
 from distill.encoders.dual import DualEncoder, build_dual
 from distill.encoders.head import Heads, build_heads
 from distill.encoders.image import build_image_tower
@@ -139,6 +140,7 @@ def _objective(recipe: Recipe, teacher: Frozen | Partial | None, source: Trained
 def _learner(
     recipe: Recipe, encoder: DualEncoder, *, heads: Heads | None, teacher: Teacher | None, objective: Objective
 ) -> Learner:
+    _check_tower(recipe, encoder.image)
     encoder.image.set_gradient_checkpointing(recipe.student.image.gradient_checkpointing)
     contrastive = recipe.objective.contrastive
     hears_captions = contrastive.weight > 0
@@ -160,6 +162,21 @@ def _learner(
         adapters=adapters,
         sees_unmasked=hears_captions or head_only or (hears_patches and not hides),
         sees_masked=hears_patches and hides,
+        drops_hidden=recipe.masking.how == "drop",
+    )
+
+
+def _check_tower(recipe: Recipe, image: ImageEncoder) -> None:
+    """ValueError for what this image tower cannot do as a student."""
+    if recipe.masking.how == "drop" and not image.can_drop:
+        raise ValueError(
+            f"masking.how=drop: {recipe.student.image.model} needs every place of a picture, only a transformer can "
+            "leave hidden patches out; set masking.how=replace"
+        )
+    check_batch_norms(
+        image,
+        accumulate=recipe.optim.accumulate,
+        gradient_checkpointing=recipe.student.image.gradient_checkpointing,
     )
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 class Tokens:
     """What an image encoder returns: CLS tokens, patches, and the (rows, columns) of the patch grid.
 
-    `layers` are the patches of earlier layers that were asked for, in the order asked; their width may differ.
+    `layers` are the patches of earlier layers that were asked for, in the order asked; their width may differ. Where
+    hidden patches were dropped, patches and layers keep their shape and hold nan: nobody may hear them.
     """
 
     cls: Float[Tensor, "B C D"]
@@ -63,8 +64,10 @@ class Statistics:
 
 
 class ImageEncoder(nn.Module):
-    """Contract of an image tower. `width` is D; `patch_size` is in pixels of its own input."""
+    """Contract of an image tower. `width` is D; `patch_size` is in pixels of its own input; `can_drop`: its pass can
+    leave hidden patches out."""
 
+    can_drop: bool = False
     width: int
     num_cls: int
     patch_size: int
@@ -87,11 +90,13 @@ class ImageEncoder(nn.Module):
         hidden: Bool[Tensor, "B N"] | None = None,
         *,
         layers: tuple[int, ...] = (),
+        drop: bool = False,
     ) -> Tokens:
         """Tokens after the final norm; hidden patches are replaced by the mask token before positions.
 
-        `layers`: blocks, counted from 1 as in `layer_of`, whose patches are kept as the block leaves them, before any
-        final norm. ValueError for a block that is not there, and from a tower that keeps none.
+        What only students are asked for: `layers`, blocks counted from 1 as in `layer_of`, whose patches are kept as
+        the block leaves them, before any final norm; and `drop`, which leaves hidden patches out of the pass instead of
+        replacing them. ValueError for a block that is not there, and from a tower that can do neither.
         """
         raise NotImplementedError
 

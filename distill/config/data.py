@@ -101,6 +101,10 @@ class Masking:
     pattern: Literal["random", "block"] = "random"
     image_share: float = 1.0
     """Share of the pictures that are masked at all."""
+    how: Literal["replace", "drop"] = "replace"
+    """replace: a hidden patch becomes the mask token of a transformer, or a patch of the mask's colour of a convnet.
+    drop: it is left out of the masked pass, which costs less; for transformers, where objective.patch.supervise=visible
+    and every picture is masked."""
 
     def __post_init__(self) -> None:
         in_range(self, 0.0, 0.95, "ratio")

@@ -150,6 +150,18 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             "supervise=visible is supervise=all when nothing is hidden; say all, or hide patches",
         ),
         (
+            masking.how == "drop" and not (_hears_patches(patch) and patch.supervise == "visible"),
+            ("masking.how", "objective.patch.supervise"),
+            "dropped patches make no prediction that a loss could hear; set objective.patch.supervise=visible and a "
+            "weight, or masking.how=replace",
+        ),
+        (
+            masking.how == "drop" and masking.image_share < 1,
+            ("masking.how", "masking.image_share"),
+            "dropping needs every picture to keep equally many patches; set masking.image_share=1 or "
+            "masking.how=replace",
+        ),
+        (
             objective.cls.weight > 0 and recipe.data.views.num_local == 0,
             ("objective.cls.weight", "data.views.num_local"),
             "the global loss compares local crops with the teacher; set data.views.num_local",

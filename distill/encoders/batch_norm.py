@@ -48,8 +48,8 @@ def check_batch_norms(module: nn.Module, *, accumulate: int, gradient_checkpoint
         return
     if accumulate > 1:
         raise ValueError(
-            f"optim.accumulate={accumulate}: student.image has batch norms, and the statistics of a micro-batch are not "
-            "those of the batch; set optim.accumulate=1, freeze them, or choose a network with layer norms such as "
+            f"optim.accumulate={accumulate}: student.image has batch norms, and the statistics of a micro-batch are "
+            "not those of the batch; set optim.accumulate=1, freeze them, or choose a network with layer norms such as "
             "timm:convnext_atto"
         )
     if gradient_checkpointing:

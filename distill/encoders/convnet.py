@@ -56,13 +56,19 @@ class TimmConvNet(ImageEncoder):
         hidden: Bool[Tensor, "B N"] | None = None,
         *,
         layers: tuple[int, ...] = (),
+        drop: bool = False,
     ) -> Tokens:
-        """The pooled map, and its places in row-major order. ValueError for `layers`: stages have other grids."""
+        """The pooled map, and its places in row-major order.
+
+        ValueError for `layers`, because stages have other grids, and for `drop`, because convolutions need every place.
+        """
         if layers:
             raise ValueError(
                 f"layers {list(layers)} are asked for, but the stages of a convnet have grids of their own; "
                 "take several layers of a vision transformer"
             )
+        if drop:
+            raise ValueError("a convnet needs every place of a picture and can drop none; set masking.how=replace")
         grid = self.grid(*pixels.shape[-2:])
         map_BDhw = self.model.forward_features(self._painted(self.standardise(pixels), hidden, grid))
         places = map_BDhw.flatten(2).transpose(1, 2)
@@ -117,6 +123,7 @@ class TimmConvNet(ImageEncoder):
         covered = covered.repeat_interleave(self.patch_size, dim=2).repeat_interleave(self.patch_size, dim=3)
         return torch.where(covered, self.mask_pixel.to(pixels.dtype), pixels)
 
+    @torch.enable_grad()
     def _try_out(self, image_size: int) -> tuple[str, ...]:
         """Show it one black picture: networks differ too much in what they return for names to tell.
 

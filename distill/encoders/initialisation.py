@@ -19,6 +19,9 @@ __all__ = ["PartReport", "apply_update_policy", "initialise", "load_strictly", "
 STUDENT_FILE = "student.safetensors"
 """In a checkpoint folder; its names start with `encoder.image.`, `encoder.text.` or `heads.`."""
 
+PIXEL_STATISTICS = {"pixel_mean", "pixel_std"}
+"""What every image tower has, whatever its network."""
+
 Part = Literal["image", "text", "heads"]
 
 
@@ -138,7 +141,7 @@ def _copy(module: nn.Module, tensors: dict[str, Tensor], *, part: Part, source: 
     """Copy by name what both sides have. Everything is checked before anything is written."""
     targets = module.state_dict()
     both = targets.keys() & tensors.keys()
-    if not both:
+    if not both - PIXEL_STATISTICS:
         raise ValueError(f"student.{part}: no tensor of {source} has a name that the student knows")
     values, resampled = {}, []
     for name in sorted(both):

@@ -22,7 +22,8 @@ def load_timm_weights(tower: TimmViT | TimmConvNet, path: Path | str) -> None:
     """Load a file of timm's, or one its makers released and timm can translate; strictly, in the tower's precision.
 
     The file's classifier is left out and the mask token keeps its start. Position embeddings of another grid are
-    resampled. Any other missing, surplus or misshapen tensor is a ValueError.
+    resampled, and counts of batches that an old file lacks stay as they are. Any other missing, surplus or misshapen
+    tensor is a ValueError.
     """
     tensors = read_tensors(path)
     convert = CONVERTERS.get(type(tower.model))
@@ -31,6 +32,8 @@ def load_timm_weights(tower: TimmViT | TimmConvNet, path: Path | str) -> None:
     tensors = _without_classifier(tower, tensors)
     if isinstance(tower, TimmViT):
         tensors |= _fitted_positions(tower, tensors)
+    else:
+        tensors = _counts(tower) | tensors
     load_strictly(tower.model, tensors, what=str(path))
 
 
@@ -63,6 +66,11 @@ def _without_classifier(tower: TimmViT | TimmConvNet, tensors: dict[str, Tensor]
     if isinstance(tower, TimmConvNet) or "norm.weight" in kept:
         return {name: value for name, value in kept.items() if isinstance(tower, TimmConvNet) or not _is_fc_norm(name)}
     return {("norm." + name.removeprefix("fc_norm.") if _is_fc_norm(name) else name): kept[name] for name in kept}
+
+
+def _counts(tower: TimmConvNet) -> dict[str, Tensor]:
+    """How many batches each batch norm has seen, which old files do not say and no pass reads."""
+    return {name: value for name, value in tower.model.state_dict().items() if name.endswith(".num_batches_tracked")}
 
 
 def _is_fc_norm(name: str) -> bool:

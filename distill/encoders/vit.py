@@ -8,7 +8,7 @@ from dataclasses import replace
 import timm
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from timm.layers import Attention, AttentionRope, resample_abs_pos_embed
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distill.config import ImageTower
 from distill.contracts import ImageEncoder, Statistics, Tokens
+from distill.encoders.dropping import only_visible, put_back, rope_of_visible, visible_patches
 from distill.encoders.timm_names import create, known_name
 
 PLAIN = (VisionTransformer, Eva)
@@ -47,6 +48,8 @@ class TimmViT(ImageEncoder):
     `state_dict()` keeps timm's own names under `model.`.
     """
 
+    can_drop = True
+
     def __init__(self, model: VisionTransformer | Eva, *, num_cls: int, statistics: Statistics, interpolation: str):
         """`interpolation`: how position embeddings are resampled, `bicubic` (timm) or `bilinear` (TIPSv2)."""
         super().__init__()
@@ -66,21 +69,28 @@ class TimmViT(ImageEncoder):
         hidden: Bool[Tensor, "B N"] | None = None,
         *,
         layers: tuple[int, ...] = (),
+        drop: bool = False,
     ) -> Tokens:
         """Tokens after the final norm; hidden patches become the mask token before positions are added.
 
         `layers`: blocks, from 1 to `num_layers`, whose patches come along as the block leaves them, before the final
-        norm. ValueError for others.
+        norm. `drop` leaves hidden patches out instead: the blocks see prefix tokens and visible patches only, and nan
+        stands in the places of the others. ValueError for a block that is not there, and when images to drop from
+        do not all keep equally many patches.
         """
         self._check_layers(layers)
         grid = self.grid(*pixels.shape[-2:])
-        x_BTD, ropes = self._embed(pixels, hidden, grid)
+        visible_BV = visible_patches(hidden) if drop and hidden is not None else None
+        x_BTD = self._embed(pixels, hidden if visible_BV is None else None, grid)
+        if visible_BV is not None:
+            x_BTD = only_visible(x_BTD, visible_BV, num_prefix=self.model.num_prefix_tokens)
         kept = {}
-        for number, (block, rope) in enumerate(zip(self.model.blocks, ropes, strict=True), start=1):
+        for number, (block, rope) in enumerate(zip(self.model.blocks, self._ropes(grid, visible_BV), strict=True), 1):
             x_BTD = self._run(block, x_BTD, rope)
             if number in layers:
                 kept[number] = x_BTD[:, self.model.num_prefix_tokens :]
-        return replace(self._tokens(self.model.norm(x_BTD), grid), layers=tuple(kept[number] for number in layers))
+        tokens = replace(self._tokens(self.model.norm(x_BTD), grid), layers=tuple(kept[number] for number in layers))
+        return tokens if visible_BV is None else _with_gaps(tokens, visible_BV)
 
     def values(self, pixels: Float[Tensor, "B 3 H W"]) -> Tokens:
         """Value features: in the last block every token attends to itself only; residual and MLP stay.
@@ -88,8 +98,8 @@ class TimmViT(ImageEncoder):
         tipsv2.md section 7, after MaskCLIP. Tokens are after the final norm.
         """
         grid = self.grid(*pixels.shape[-2:])
-        x_BTD, ropes = self._embed(pixels, None, grid)
-        for block, rope in zip(self.model.blocks[:-1], ropes[:-1], strict=True):
+        x_BTD = self._embed(pixels, None, grid)
+        for block, rope in zip(self.model.blocks[:-1], self._ropes(grid)[:-1], strict=True):
             x_BTD = self._run(block, x_BTD, rope)
         x_BTD = _block_on_values(self.model.blocks[-1], x_BTD)
         return self._tokens(self.model.norm(x_BTD), grid)
@@ -126,8 +136,8 @@ class TimmViT(ImageEncoder):
 
     def _embed(
         self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None, grid: tuple[int, int]
-    ) -> tuple[Float[Tensor, "B T D"], list[Tensor | None]]:
-        """What enters the first block, and the rotary embedding of every block (None without)."""
+    ) -> Float[Tensor, "B T D"]:
+        """What enters the first block."""
         model = self.model
         patches_BND = model.patch_embed(self.standardise(pixels)).flatten(1, 2)
         mask_token = self.mask_token.to(patches_BND.dtype)
@@ -140,7 +150,7 @@ class TimmViT(ImageEncoder):
             x_BTD = torch.cat([prefix_BPD, patches_BND + self._positions(grid)], dim=1)
         else:
             x_BTD = torch.cat([prefix_BPD, patches_BND], dim=1) + self._positions(grid)
-        return model.norm_pre(model.pos_drop(x_BTD)), self._ropes(grid)
+        return model.norm_pre(model.pos_drop(x_BTD))
 
     def _prefix(self, mask_token: Tensor) -> Float[Tensor, "1 P D"]:
         """CLS and registers, none of which every model has."""
@@ -157,11 +167,15 @@ class TimmViT(ImageEncoder):
             interpolation=self.interpolation,
         )
 
-    def _ropes(self, grid: tuple[int, int]) -> list[Tensor | None]:
+    def _ropes(self, grid: tuple[int, int], visible_BV: Int[Tensor, "B V"] | None = None) -> list[Tensor | None]:
+        """The rotary embedding of every block (None without), of visible patches where the others are dropped."""
         if isinstance(self.model, VisionTransformer) or self.model.rope is None:
             return [None] * self.num_layers
         rope = self.model.rope.get_embed(shape=list(grid))
-        return list(rope) if self.model.rope_mixed else [rope] * self.num_layers
+        ropes = list(rope) if self.model.rope_mixed else [rope]
+        if visible_BV is not None:
+            ropes = [rope_of_visible(rope, visible_BV) for rope in ropes]
+        return ropes if self.model.rope_mixed else ropes * self.num_layers
 
     def _run(self, block: nn.Module, x_BTD: Tensor, rope: Tensor | None) -> Tensor:
         arguments = (x_BTD,) if rope is None else (x_BTD, rope)
@@ -173,6 +187,15 @@ class TimmViT(ImageEncoder):
         pool = self.model.attn_pool
         cls = x_BTD[:, : self.num_cls] if pool is None else pool(x_BTD).unsqueeze(1)
         return Tokens(cls=cls, patches=x_BTD[:, self.model.num_prefix_tokens :], grid=grid)
+
+
+def _with_gaps(tokens: Tokens, visible_BV: Int[Tensor, "B V"]) -> Tokens:
+    """Tokens of visible patches only, on their whole grid."""
+    rows, columns = tokens.grid
+    patches, *layers = (
+        put_back(part, visible_BV, num_patches=rows * columns) for part in (tokens.patches, *tokens.layers)
+    )
+    return replace(tokens, patches=patches, layers=tuple(layers))
 
 
 def _block_on_values(block: Block | EvaBlock, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

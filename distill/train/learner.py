@@ -3,10 +3,13 @@
 Legend: B images, N patches, C CLS tokens, M local crops, L caption tokens, D width.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from distill.contracts import Batch, Predictions, Tokens
+from distill.encoders.batch_norm import mixes_pictures, running_statistics_stay
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
 from distill.objective.contrastive import Temperatures
@@ -25,8 +28,10 @@ class Learner(nn.Module):
         adapters: Adapters | None,
         sees_unmasked: bool,
         sees_masked: bool,
+        drops_hidden: bool,
     ):
-        """`sees_unmasked`, `sees_masked`: which passes some loss listens to. A pass nobody hears is not made."""
+        """`sees_unmasked`, `sees_masked`: which passes some loss listens to. A pass nobody hears is not made.
+        `drops_hidden`: the masked pass leaves hidden patches out instead of replacing them."""
         super().__init__()
         self.encoder = encoder
         self.heads = heads
@@ -34,6 +39,7 @@ class Learner(nn.Module):
         self.adapters = adapters
         self.sees_unmasked = sees_unmasked
         self.sees_masked = sees_masked
+        self.drops_hidden = drops_hidden
 
     def forward(self, batch: Batch) -> Predictions:
         """The three passes of tipsv2.md section 2: unmasked, masked, local crops; and the captions."""
@@ -47,20 +53,28 @@ class Learner(nn.Module):
 
     def _global_views(self, batch: Batch) -> tuple[Tokens | None, Tokens | None]:
         image, hidden = self.encoder.image, batch.hidden
-        if not (self.sees_unmasked and self.sees_masked):
-            return (
-                image(batch.pixels) if self.sees_unmasked else None,
-                image(batch.pixels, hidden) if self.sees_masked else None,
-            )
-        # One call on 2B pictures: small towers are slow because of small matrices.
-        both = image(torch.cat([batch.pixels, batch.pixels]), torch.cat([torch.zeros_like(hidden), hidden]))
-        return both.halves()
+        both = self.sees_unmasked and self.sees_masked
+        # Batch norm would show each half what is in the other.
+        if both and not self.drops_hidden and not mixes_pictures(image):
+            # One call on 2B pictures: small towers are slow because of small matrices.
+            return image(torch.cat([batch.pixels] * 2), torch.cat([torch.zeros_like(hidden), hidden])).halves()
+        unmasked = image(batch.pixels) if self.sees_unmasked else None
+        if not self.sees_masked:
+            return unmasked, None
+        with self._statistics_of_the_first(self.sees_unmasked):
+            return unmasked, image(batch.pixels, hidden, drop=self.drops_hidden)
 
     def _local_crops(self, crops: Tensor | None) -> Tensor | None:
         """CLS 1 of every local crop, [M, B, D]."""
         if crops is None:
             return None
-        return self.encoder.image(crops.flatten(0, 1)).cls[:, 0].unflatten(0, crops.shape[:2])
+        with self._statistics_of_the_first(self.sees_unmasked or self.sees_masked):
+            return self.encoder.image(crops.flatten(0, 1)).cls[:, 0].unflatten(0, crops.shape[:2])
+
+    def _statistics_of_the_first(self, was_made: bool) -> AbstractContextManager:
+        """Running statistics of batch norms are of one pass only: of unmasked pictures, where some loss hears them,
+        because evaluation and momentum teachers see those."""
+        return running_statistics_stay(self.encoder.image) if was_made else nullcontext()
 
     def _captions(self, captions: Tensor | None) -> Tensor | None:
         """Text features, [C, B, D]."""

@@ -16,6 +16,7 @@ from distill.config import Recipe, save_recipe
 from distill.data.loader import BatchStream
 from distill.data.sources import open_source
 from distill.encoders.attention import prefer_plain_attention
+from distill.encoders.batch_norm import join_processes
 from distill.environment import environment
 from distill.eval.in_training import evaluate_in_training
 from distill.exit_codes import DIVERGED, FINISHED, INTERRUPTED
@@ -136,6 +137,8 @@ class Training:
                 part.to(device)
         if device.type == "cpu":
             prefer_plain_attention(parts.learner, parts.teacher)
+        if self.accelerator.num_processes > 1:
+            join_processes(parts.learner.encoder.image, device)
         parts.learner.train()
         if self.recipe.compile:
             parts.learner.encoder.image.compile()
@@ -175,7 +178,7 @@ class Training:
                 optimizer=self.optimizer,
                 accelerator=self.accelerator,
                 progress=self.step / recipe.optim.steps,
-                overhear=self._is_logged(self.step + 1),
+                overhear=self._is_logged(self.step + 1) and recipe.masking.how == "replace",
             )
             self.guard.watch(self.step + 1, stepped.losses, stepped.gradient_norm, batch.ids)
             self.step += 1

@@ -10,7 +10,15 @@ from distill.config import Recipe
 from distill.contracts import Teacher
 from distill.train.learner import Learner
 
-NEVER_DECAYED = ("mask_token", "cls_token", "reg_token", "pos_embed", "positional_embedding", "temperatures.")
+NEVER_DECAYED = (
+    "mask_token",
+    "mask_pixel",
+    "cls_token",
+    "reg_token",
+    "pos_embed",
+    "positional_embedding",
+    "temperatures.",
+)
 """Parts of names whose parameters keep their size; biases, norms and scales are one-dimensional and also excluded."""
 
 
