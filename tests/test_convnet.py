@@ -89,13 +89,13 @@ def test_tokens_are_timms_own_map_and_what_timm_makes_of_it_and_of_each_place(ne
         assert tokens.cls.shape == (2, 1, tower.width) and tokens.layers == ()
         assert tokens.patches.shape == (2, tokens.grid[0] * tokens.grid[1], tower.width)
         pooled_BD = model.forward_head(map_BDhw, pre_logits=True) if pools_last else map_BDhw.mean(dim=(2, 3))
-        # Measured worst case over all networks: 4.8e-7, at values up to 6.
-        torch.testing.assert_close(tokens.cls[:, 0], pooled_BD, atol=1e-5, rtol=0)
+        # Measured: 0 for all networks, the same operations in the same order; values of the fourth reach 1,600.
+        torch.testing.assert_close(tokens.cls[:, 0], pooled_BD, atol=1e-5, rtol=1e-6)
         for place in range(tokens.patches.shape[1]):
             row, column = divmod(place, tokens.grid[1])
             alone = map_BDhw[:, :, row : row + 1, column : column + 1]
             expected = model.forward_head(alone, pre_logits=True) if pools_last else alone.flatten(1)
-            torch.testing.assert_close(tokens.patches[:, place], expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(tokens.patches[:, place], expected, atol=1e-5, rtol=1e-6)
     assert torch.equal(together(tower.values(pixels)), together(tokens))
 
 

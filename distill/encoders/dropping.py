@@ -1,6 +1,6 @@
 """Hidden patches left out of a transformer's pass, which then costs what its visible patches cost.
 
-Legend: B images, N patches, V visible patches of an image, P prefix tokens, D width, H heads.
+Legend: B images, N patches, V visible patches of an image, T prefix tokens and patches, D width, H heads or 1.
 """
 
 import torch
@@ -23,8 +23,8 @@ def visible_patches(hidden_BN: Bool[Tensor, "B N"]) -> Int[Tensor, "B V"]:
 
 
 def only_visible(
-    x_BTD: Float[Tensor, "B P+N D"], visible_BV: Int[Tensor, "B V"], *, num_prefix: int
-) -> Float[Tensor, "B P+V D"]:
+    x_BTD: Float[Tensor, "B T D"], visible_BV: Int[Tensor, "B V"], *, num_prefix: int
+) -> Float[Tensor, "B {num_prefix}+V D"]:
     """Prefix tokens and visible patches."""
     patches_BVD = x_BTD[:, num_prefix:].gather(1, visible_BV[..., None].expand(-1, -1, x_BTD.shape[-1]))
     return torch.cat([x_BTD[:, :num_prefix], patches_BVD], dim=1)
@@ -32,15 +32,15 @@ def only_visible(
 
 def rope_of_visible(
     rope: Float[Tensor, "N d"] | Float[Tensor, "H N d"], visible_BV: Int[Tensor, "B V"]
-) -> Float[Tensor, "B H_or_1 V d"]:
-    """A rotary embedding, of all heads or of each, at the places that are left."""
+) -> Float[Tensor, "B _ V d"]:
+    """A rotary embedding, of all heads or of each, at the places that are left; [B, H, V, d]."""
     rope_HNd = rope if rope.ndim == 3 else rope[None]
     return rope_HNd[:, visible_BV].transpose(0, 1)
 
 
 def put_back(
     patches_BVD: Float[Tensor, "B V D"], visible_BV: Int[Tensor, "B V"], *, num_patches: int
-) -> Float[Tensor, "B N D"]:
+) -> Float[Tensor, "B {num_patches} D"]:
     """Visible patches at their places; nan where a patch was dropped, so that nobody hears it by mistake."""
     batch, _, width = patches_BVD.shape
     nothing_BND = patches_BVD.new_full((batch, num_patches, width), torch.nan)
