@@ -40,6 +40,12 @@ class Momentum(Teacher):
 
 
 def _lerp(teacher: nn.Module, student: nn.Module, *, momentum: float) -> None:
+    """Buffers are the student's own, the running statistics of batch norms among them.
+
+    Averaged at the same momentum these would stay near their start for hundreds of steps. Measured on a small ResNet
+    (120 steps, momentum 0.994 to 1): running variances are off the teacher's true ones by a factor of 1.7 when copied
+    (mean of absolute logarithms) and by 190 when averaged.
+    """
     ours, theirs = list(teacher.parameters()), list(student.parameters())
     torch._foreach_lerp_(ours, theirs, 1.0 - momentum)
     for ours_buffer, theirs_buffer in zip(teacher.buffers(), student.buffers(), strict=True):

@@ -34,6 +34,7 @@ TIMM = (
     "objective.patch.target=features",
 )
 TIPS = ("student.text.kind=tips", "student.text.tokenizer=@words/first.model", "student.text.width=48")
+SIZES_OF_ITS_OWN = tuple(f"student.image.{size}=null" for size in ("patch_size", "width", "depth", "num_heads"))
 SINKHORN = ("objective.prototypes.balance=sinkhorn",)
 PARQUET = (
     "data.source=dataset",
@@ -92,6 +93,7 @@ SWITCHES = {
     "masking.ratio": Switch("0.5"),
     "masking.pattern": Switch("block"),
     "masking.image_share": Switch("0.5"),
+    "masking.how": Switch("drop", ("objective.patch.supervise=visible",)),
     "teacher.kind": Switch("frozen", along=("teacher.checkpoint=@runs/first",)),
     "teacher.scope": Switch("head"),
     "teacher.momentum": Switch("0.5"),
@@ -104,7 +106,9 @@ SWITCHES = {
     "teacher.last_k": Switch("2", (*PARTIAL, "teacher.trainable=[blocks]", "teacher.last_k=1")),
     "teacher.lr_scale": Switch("0.5", (*PARTIAL, "teacher.trainable=[head]")),
     "teacher.loss_weight": Switch("0", (*PARTIAL, "teacher.trainable=[head]")),
-    "student.image.model": Switch("timm:deit_tiny_patch16_224"),
+    "student.image.model": Switch(
+        "timm:test_convnext", ("data.image_size=64", "student.image.num_cls=1"), along=SIZES_OF_ITS_OWN
+    ),
     "student.image.patch_size": Switch("16"),
     "student.image.width": Switch("24"),
     "student.image.depth": Switch("1"),

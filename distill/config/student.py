@@ -8,22 +8,33 @@ from distill.config.checks import check, in_range
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTower:
-    """The student's image encoder. Sizes that are not set keep the model's own."""
+    """The student's image encoder. Sizes that are not set keep the model's own.
+
+    A plain vision transformer of timm, or a convnet of timm that ends in a feature map (ConvNeXt, ResNet, MobileNet,
+    EfficientNet, EfficientViT ...). A convnet's patches are the places of its last map, so its patch size is the stride
+    of that map; its one CLS token is the pooled map (num_cls=1), its blocks are its stages, and hidden patches are
+    painted over in the pixels with a learnt colour. Batch norms that are trained look at the whole batch: they
+    exclude `optim.accumulate` and `gradient_checkpointing`, and several processes on CPUs; on GPUs they are
+    synchronised. Their running statistics are those of unmasked pictures, and frozen ones keep theirs.
+    """
 
     model: str = "timm:vit_tiny_patch16_224"
+    """`timm:NAME`."""
     patch_size: int | None = None
+    """Pixels. This and the next three are of transformers only; a convnet takes what it has in `extra`."""
     width: int | None = None
     depth: int | None = None
     num_heads: int | None = None
     num_cls: Literal[1, 2] = 2
     """CLS tokens: the class token, and the first register as the second one."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Further keyword arguments of the timm model, e.g. {drop_path_rate: 0.1}."""
+    """Further keyword arguments of the timm model, e.g. {drop_path_rate: 0.1}, or {output_stride: 16} for the denser
+    map of a convnet."""
     init: str = "random"
     """`random`, `teacher`, or the path of a run or checkpoint folder."""
     update: Literal["train", "freeze", "last_k"] = "train"
     last_k: int = 0
-    """update=last_k: this many last blocks (and the final norm) are trained."""
+    """update=last_k: this many last blocks, or stages of a convnet, (and the final norm) are trained."""
     gradient_checkpointing: bool = False
     lr_scale: float = 1.0
 

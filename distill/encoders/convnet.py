@@ -43,7 +43,8 @@ class TimmConvNet(ImageEncoder):
         self.width = model.num_features
         self.num_cls = 1
         self.patch_size = model.feature_info[-1]["reduction"]
-        self.has_norm = model.head_hidden_size == self.width
+        # Else the pooled map goes on into layers of the classifier, and it is the map that is kept.
+        self.pools_in_head = model.head_hidden_size == self.width
         self.mask_pixel = nn.Parameter(torch.zeros(1, 3, 1, 1))
         self.keep_statistics(statistics)
         self.left_out = self._try_out(image_size)
@@ -72,7 +73,7 @@ class TimmConvNet(ImageEncoder):
         grid = self.grid(*pixels.shape[-2:])
         map_BDhw = self.model.forward_features(self._painted(self.standardise(pixels), hidden, grid))
         places = map_BDhw.flatten(2).transpose(1, 2)
-        if not self.has_norm:
+        if not self.pools_in_head:
             return Tokens(cls=places.mean(dim=1, keepdim=True), patches=places, grid=grid)
         pooled_BD = self.model.forward_head(map_BDhw, pre_logits=True)
         alone = self.model.forward_head(places.flatten(0, 1)[..., None, None], pre_logits=True)
