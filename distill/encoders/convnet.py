@@ -172,7 +172,7 @@ def build_convnet(settings: ImageTower, image_size: int, statistics: Statistics)
     if settings.num_cls != 1:
         raise ValueError(f"timm:{name} is a convnet with one pooled token: set num_cls=1")
     model = create(name, settings.extra | {"pretrained": False, "num_classes": 0})
-    for needed in ("feature_info", "forward_head", "group_matcher"):
+    for needed in ("num_features", "head_hidden_size", "feature_info", "forward_head", "group_matcher"):
         if not hasattr(model, needed):
             raise ValueError(f"timm:{name} has no {needed}, by which its feature map is found; use another model")
     return TimmConvNet(model, statistics=statistics, image_size=image_size)
