@@ -14,15 +14,29 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Tokens:
-    """What an image encoder returns: CLS tokens, patches, and the (rows, columns) of the patch grid."""
+    """What an image encoder returns: CLS tokens, patches, and the (rows, columns) of the patch grid.
+
+    `layers` are the patches of earlier layers that were asked for, in the order asked; their width may differ.
+    """
 
     cls: Float[Tensor, "B C D"]
     patches: Float[Tensor, "B N D"]
     grid: tuple[int, int]
+    layers: tuple[Float[Tensor, "B N _"], ...] = ()
 
     def detach(self) -> "Tokens":
         """The same values without their history."""
-        return Tokens(cls=self.cls.detach(), patches=self.patches.detach(), grid=self.grid)
+        layers = tuple(layer.detach() for layer in self.layers)
+        return Tokens(cls=self.cls.detach(), patches=self.patches.detach(), grid=self.grid, layers=layers)
+
+    def halves(self) -> tuple["Tokens", "Tokens"]:
+        """The tokens of the first and of the second half of the batch."""
+        parts = [tensor.chunk(2) for tensor in (self.cls, self.patches, *self.layers)]
+        first, second = (
+            Tokens(cls=cls, patches=patches, grid=self.grid, layers=tuple(layers))
+            for cls, patches, *layers in zip(*parts, strict=True)
+        )
+        return first, second
 
 
 @dataclass(frozen=True)
@@ -67,8 +81,18 @@ class ImageEncoder(nn.Module):
         """Pixels in [0, 1] as the weights know them."""
         return (pixels - self.pixel_mean) / self.pixel_std
 
-    def forward(self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> Tokens:
-        """Tokens after the final norm; hidden patches are replaced by the mask token before positions."""
+    def forward(
+        self,
+        pixels: Float[Tensor, "B 3 H W"],
+        hidden: Bool[Tensor, "B N"] | None = None,
+        *,
+        layers: tuple[int, ...] = (),
+    ) -> Tokens:
+        """Tokens after the final norm; hidden patches are replaced by the mask token before positions.
+
+        `layers`: blocks, counted from 1 as in `layer_of`, whose patches are kept as the block leaves them, before any
+        final norm. ValueError for a block that is not there, and from a tower that keeps none.
+        """
         raise NotImplementedError
 
     def values(self, pixels: Float[Tensor, "B 3 H W"]) -> Tokens:

@@ -188,6 +188,37 @@ def test_the_mask_token_replaces_patches_before_positions_are_added(model):
     assert torch.equal(together(tower(pixels, hidden)), together(tower(other, hidden)))
 
 
+@pytest.mark.parametrize("model", FAMILIES.values(), ids=FAMILIES.keys())
+@torch.no_grad()
+def test_layers_are_what_the_blocks_leave_in_the_order_asked(model):
+    tower, pixels, hidden, left = tiny(model, depth=3), random_pixels(32, 32), random_mask(16), []
+    for block in tower.model.blocks:
+        block.register_forward_hook(lambda module, inputs, output: left.append(output))
+    tokens = tower(pixels, hidden, layers=(3, 1))
+    prefix = tower.model.num_prefix_tokens
+    for layer, expected in zip(tokens.layers, (left[2], left[0]), strict=True):
+        assert torch.equal(layer, expected[:, prefix:])
+    torch.testing.assert_close(tower.model.norm(left[2])[:, prefix:], tokens.patches, atol=0, rtol=0)
+    plain = tower(pixels, hidden)
+    assert plain.layers == () and torch.equal(together(plain), together(tokens))
+
+
+def test_layers_survive_halving_and_lose_their_history_with_the_rest():
+    tower = tiny()
+    both = tower(torch.cat([random_pixels(32, 32)] * 2), layers=(1, 2))
+    for half in both.halves():
+        alone = tower(random_pixels(32, 32), layers=(1, 2))
+        for ours, theirs in zip(half.layers, alone.layers, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert both.layers[0].requires_grad and not any(layer.requires_grad for layer in both.detach().layers)
+
+
+@pytest.mark.parametrize("layers", [(0,), (3,), (1, -1)])
+def test_layers_that_are_not_there_are_refused(layers):
+    with pytest.raises(ValueError, match="but this tower has blocks 1 to 2"):
+        tiny()(random_pixels(32, 32), layers=layers)
+
+
 @pytest.mark.parametrize("hide", [False, True])
 def test_every_parameter_takes_part_in_every_pass(hide):
     for model in FAMILIES.values():

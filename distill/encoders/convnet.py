@@ -49,8 +49,19 @@ class TimmConvNet(ImageEncoder):
         self._layers = _layers(model)
         self.num_layers = max(self._layers.values())
 
-    def forward(self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> Tokens:
-        """The pooled map, and its places in row-major order."""
+    def forward(
+        self,
+        pixels: Float[Tensor, "B 3 H W"],
+        hidden: Bool[Tensor, "B N"] | None = None,
+        *,
+        layers: tuple[int, ...] = (),
+    ) -> Tokens:
+        """The pooled map, and its places in row-major order. ValueError for `layers`: stages have other grids."""
+        if layers:
+            raise ValueError(
+                f"layers {list(layers)} are asked for, but the stages of a convnet have grids of their own; "
+                "take several layers of a vision transformer"
+            )
         grid = self.grid(*pixels.shape[-2:])
         map_BDhw = self.model.forward_features(self._painted(self.standardise(pixels), hidden, grid))
         places = map_BDhw.flatten(2).transpose(1, 2)

@@ -3,6 +3,8 @@
 Legend: B images, N patches, P prefix tokens (CLS and registers), T = P + N, C CLS tokens, D width.
 """
 
+from dataclasses import replace
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -58,13 +60,27 @@ class TimmViT(ImageEncoder):
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, self.width), std=0.02))
         self.keep_statistics(statistics)
 
-    def forward(self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> Tokens:
-        """Tokens after the final norm; hidden patches become the mask token before positions are added."""
+    def forward(
+        self,
+        pixels: Float[Tensor, "B 3 H W"],
+        hidden: Bool[Tensor, "B N"] | None = None,
+        *,
+        layers: tuple[int, ...] = (),
+    ) -> Tokens:
+        """Tokens after the final norm; hidden patches become the mask token before positions are added.
+
+        `layers`: blocks, from 1 to `num_layers`, whose patches come along as the block leaves them, before the final
+        norm. ValueError for others.
+        """
+        self._check_layers(layers)
         grid = self.grid(*pixels.shape[-2:])
         x_BTD, ropes = self._embed(pixels, hidden, grid)
-        for block, rope in zip(self.model.blocks, ropes, strict=True):
+        kept = {}
+        for number, (block, rope) in enumerate(zip(self.model.blocks, ropes, strict=True), start=1):
             x_BTD = self._run(block, x_BTD, rope)
-        return self._tokens(self.model.norm(x_BTD), grid)
+            if number in layers:
+                kept[number] = x_BTD[:, self.model.num_prefix_tokens :]
+        return replace(self._tokens(self.model.norm(x_BTD), grid), layers=tuple(kept[number] for number in layers))
 
     def values(self, pixels: Float[Tensor, "B 3 H W"]) -> Tokens:
         """Value features: in the last block every token attends to itself only; residual and MLP stay.
@@ -102,6 +118,11 @@ class TimmViT(ImageEncoder):
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Recompute blocks in the backward pass instead of storing their activations."""
         self.model.set_grad_checkpointing(enable)
+
+    def _check_layers(self, layers: tuple[int, ...]) -> None:
+        unknown = [number for number in layers if not 1 <= number <= self.num_layers]
+        if unknown:
+            raise ValueError(f"layers {unknown} are asked for, but this tower has blocks 1 to {self.num_layers}")
 
     def _embed(
         self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None, grid: tuple[int, int]

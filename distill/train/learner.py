@@ -3,8 +3,6 @@
 Legend: B images, N patches, C CLS tokens, M local crops, L caption tokens, D width.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -56,9 +54,7 @@ class Learner(nn.Module):
             )
         # One call on 2B pictures: small towers are slow because of small matrices.
         both = image(torch.cat([batch.pixels, batch.pixels]), torch.cat([torch.zeros_like(hidden), hidden]))
-        halves = zip(both.cls.chunk(2), both.patches.chunk(2), strict=True)
-        unmasked, masked = (replace(both, cls=cls, patches=patches) for cls, patches in halves)
-        return unmasked, masked
+        return both.halves()
 
     def _local_crops(self, crops: Tensor | None) -> Tensor | None:
         """CLS 1 of every local crop, [M, B, D]."""
