@@ -9,9 +9,12 @@ from torch.nn import functional
 from distill import config
 from distill.contracts import Predictions, Targets, Tokens
 from distill.encoders.head import Heads, ProjectionHead
+from distill.objective.adapters import Adapters
 from distill.objective.contrastive import Temperatures, contrastive_loss
-from distill.objective.features import Adapters, resample_patches
-from distill.objective.objective import Objective, Offsets, TargetFeatures
+from distill.objective.features import resample_patches
+from distill.objective.objective import Objective
+from distill.objective.prototype_terms import Offsets, TargetFeatures
+from distill.objective.transfer import Transfer
 
 B, N, D, E, K, CROPS = 4, 6, 8, 10, 16, 3
 GRID, TEACHER_GRID = (2, 3), (4, 3)
@@ -59,7 +62,7 @@ class World:
             "temperatures": Temperatures(2, temperature=0.1, kind=self.settings.contrastive.kind),
             "adapters": Adapters(D, E),
         }
-        self.objective = Objective(self.settings, num_prototypes=K, teacher_width=E)
+        self.objective = Objective(self.settings, Transfer(self.settings, num_prototypes=K, teacher_width=E))
 
     def losses(self, *, hidden=HIDDEN, progress=0.05, **options):
         return self.objective(self.predictions, self.targets, hidden=hidden, progress=progress, **self.given | options)
@@ -286,9 +289,10 @@ def test_two_micro_batches_make_the_step_of_one_batch(changes):
 
 def split_total(world, parts):
     """Mean over micro-batches; Sinkhorn's offsets from all of them first."""
-    objective, given = world.objective, world.given
-    features = [objective.target_features(targets, hidden=hidden, grid=GRID) for _, targets, hidden in parts]
-    offsets = objective.offsets(features, heads=world.targets.heads, progress=0.05)
+    objective, given, offsets = world.objective, world.given, None
+    if (prototypes := objective.transfer.prototypes) is not None:
+        features = [prototypes.target_features(targets, hidden=hidden, grid=GRID) for _, targets, hidden in parts]
+        offsets = prototypes.offsets(features, heads=world.targets.heads, progress=0.05)
     return sum(
         objective(predictions, targets, hidden=hidden, progress=0.05, offsets=offsets, **given).total
         for predictions, targets, hidden in parts
@@ -301,10 +305,10 @@ def test_statistics_move_in_step_only_and_only_for_what_was_seen_in_training():
     assert all((centre == 0).all() for centre in world.objective.state_dict().values())
     world.objective.eval()
     world.losses()
-    assert world.objective.patch_balance.observed_count == B * N
+    assert world.objective.transfer.prototypes.patch_balance.observed_count == B * N
     world.objective.step()
     state = world.objective.state_dict()
-    assert set(state) == {"cls_balance.centre", "patch_balance.centre"}
+    assert set(state) == {f"transfer.prototypes.{role}_balance.centre" for role in ("cls", "patch")}
     assert all((centre != 0).any() for centre in state.values())
 
 
@@ -328,7 +332,7 @@ def test_feature_targets_are_cosines_to_the_teachers_standardised_tokens():
 
 def test_standardised_features_without_a_teachers_width_are_refused():
     with pytest.raises(ValueError, match="teacher's width"):
-        Objective(settings(**FEATURES), num_prototypes=K)
+        Transfer(settings(**FEATURES), num_prototypes=K)
 
 
 @pytest.mark.parametrize("balance", ["centre", "sinkhorn"])
@@ -352,7 +356,7 @@ def test_the_patch_temperature_rises_with_progress_and_stays():
 def test_chunks_do_not_change_the_objective():
     world = World()
     expected = world.losses()
-    world.objective.max_elements = 3 * K
+    world.objective.transfer.prototypes.max_elements = 3 * K
     torch.testing.assert_close(world.losses().total, expected.total)
 
 
@@ -365,11 +369,14 @@ def test_bf16_autocast_stays_near_float32():
     torch.testing.assert_close(got.total, expected.total, atol=0, rtol=0.02)
 
 
-def test_offsets_and_features_are_absent_for_losses_without_prototypes():
-    world = World(**FEATURES | {"cls.weight": 0.0})
-    features = world.objective.target_features(world.targets, hidden=HIDDEN, grid=GRID)
-    assert features == TargetFeatures(cls=None, patch=None)
-    assert world.objective.offsets([features], heads=world.targets.heads, progress=0.0) == Offsets(None, None)
+def test_features_and_offsets_are_absent_for_losses_without_prototypes():
+    assert World(**FEATURES | {"cls.weight": 0.0}).objective.transfer.prototypes is None
+    prototypes = World(**FEATURES).objective.transfer.prototypes
+    world = World(**FEATURES)
+    features = prototypes.target_features(world.targets, hidden=HIDDEN, grid=GRID)
+    assert isinstance(features, TargetFeatures) and features.cls is not None and features.patch is None
+    offsets = prototypes.offsets([features], heads=world.targets.heads, progress=0.0)
+    assert isinstance(offsets, Offsets) and offsets.cls is not None and offsets.patch is None
 
 
 @pytest.mark.parametrize("target", ["prototypes", "features"])

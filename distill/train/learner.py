@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from distill.contracts import Batch, Predictions, Tokens
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
+from distill.objective.adapters import Adapters
 from distill.objective.contrastive import Temperatures
-from distill.objective.features import Adapters
 
 
 class Learner(nn.Module):
@@ -25,8 +25,10 @@ class Learner(nn.Module):
         adapters: Adapters | None,
         sees_unmasked: bool,
         sees_masked: bool,
+        layers: tuple[int, ...] = (),
     ):
-        """`sees_unmasked`, `sees_masked`: which passes some loss listens to. A pass nobody hears is not made."""
+        """`sees_unmasked`, `sees_masked`: which passes some loss listens to. A pass nobody hears is not made.
+        `layers`: earlier blocks whose patches come along."""
         super().__init__()
         self.encoder = encoder
         self.heads = heads
@@ -34,6 +36,7 @@ class Learner(nn.Module):
         self.adapters = adapters
         self.sees_unmasked = sees_unmasked
         self.sees_masked = sees_masked
+        self.layers = layers
 
     def forward(self, batch: Batch) -> Predictions:
         """The three passes of tipsv2.md section 2: unmasked, masked, local crops; and the captions."""
@@ -49,11 +52,12 @@ class Learner(nn.Module):
         image, hidden = self.encoder.image, batch.hidden
         if not (self.sees_unmasked and self.sees_masked):
             return (
-                image(batch.pixels) if self.sees_unmasked else None,
-                image(batch.pixels, hidden) if self.sees_masked else None,
+                image(batch.pixels, layers=self.layers) if self.sees_unmasked else None,
+                image(batch.pixels, hidden, layers=self.layers) if self.sees_masked else None,
             )
         # One call on 2B pictures: small towers are slow because of small matrices.
-        both = image(torch.cat([batch.pixels, batch.pixels]), torch.cat([torch.zeros_like(hidden), hidden]))
+        pixels, none_and_some = torch.cat([batch.pixels, batch.pixels]), torch.cat([torch.zeros_like(hidden), hidden])
+        both = image(pixels, none_and_some, layers=self.layers)
         return both.halves()
 
     def _local_crops(self, crops: Tensor | None) -> Tensor | None:
