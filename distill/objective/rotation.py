@@ -8,7 +8,7 @@ construction) or m / 2 - 1 a prime of the form 4j + 1 (his second). That covers 
 384, 768, 1024, 1152, 1280, 1408, 1536 and the like. For other n none exists (unless 4 divides n) or none is known
 here. Then H / sqrt(n) is the discrete Hartley matrix, (cos + sin)(2 pi jk / n) / sqrt(n), which is orthogonal and
 hears the components nearly equally; what is left of the differences is removed by rotations in planes of two
-dimensions, one of which each sets to the mean variance exactly (the constructive proof of Schur and Horn's theorem).
+dimensions, each of which sets one to the mean variance (the constructive proof of Schur and Horn's theorem).
 
 Legend: D width.
 """
@@ -20,6 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+ROUNDING = 1e-6
+"""Differences of variances, as shares of their mean, that say nothing: covariances come in float32."""
+
 
 def balancing_rotation(covariance_DD: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
     """Orthogonal R such that R covariance R^T has one value all along its diagonal, in float64 on the CPU.
@@ -27,6 +30,7 @@ def balancing_rotation(covariance_DD: Float[Tensor, "D D"]) -> Float[Tensor, "D 
     Eigenvectors are known up to sign only: here the entry of largest magnitude of each is positive.
     """
     covariance_DD = covariance_DD.to("cpu", torch.float64)
+    covariance_DD = (covariance_DD + covariance_DD.T) / 2
     vectors_DD = torch.linalg.eigh(covariance_DD).eigenvectors
     largest_D = vectors_DD.gather(0, vectors_DD.abs().argmax(dim=0, keepdim=True)).sign()
     vectors_DD = vectors_DD * largest_D
@@ -87,18 +91,18 @@ def _hartley(order: int) -> Tensor:
 
 
 def _level(rotation_DD: Tensor, covariance_DD: Tensor) -> Tensor:
-    """The rotation followed by one in the plane of the least and the most varying dimension, until all vary alike."""
+    """The rotation followed by one in the plane of the least and the most varying dimension, until all vary alike to within `ROUNDING`."""
     rotated_DD = rotation_DD @ covariance_DD @ rotation_DD.T
     mean = float(rotated_DD.diagonal().mean())
     for _ in range(len(covariance_DD) - 1):
-        low, high = int(rotated_DD.diagonal().argmin()), int(rotated_DD.diagonal().argmax())
+        low, high = _first(-rotated_DD.diagonal(), mean), _first(rotated_DD.diagonal(), mean)
         above = float(rotated_DD[high, high]) - mean
-        if above <= 1e-12 * abs(mean):
+        if above <= ROUNDING * mean:
             break
         # tan t solves (var_high - mean) - 2 cov tan t + (var_low - mean) tan^2 t = 0, which sets var_high to the mean.
         covariance, below = float(rotated_DD[high, low]), float(rotated_DD[low, low]) - mean
         root = math.sqrt(covariance**2 - above * below)
-        tangent = above / (covariance + math.copysign(root, covariance))
+        tangent = above / (covariance + (root if covariance > -ROUNDING * mean else -root))
         cosine = 1 / math.hypot(1, tangent)
         turn = torch.tensor([[cosine, -cosine * tangent], [cosine * tangent, cosine]], dtype=torch.float64)
         pair = [high, low]
@@ -106,3 +110,8 @@ def _level(rotation_DD: Tensor, covariance_DD: Tensor) -> Tensor:
         rotated_DD[pair] = turn @ rotated_DD[pair]
         rotated_DD[:, pair] = rotated_DD[:, pair] @ turn.T
     return rotation_DD
+
+
+def _first(values_D: Tensor, mean: float) -> int:
+    """The place of the largest value; of several that differ by rounding only, as Hartley's rows do, the first."""
+    return int((values_D >= values_D.max() - ROUNDING * mean).int().argmax())

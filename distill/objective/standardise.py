@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from distill.objective.balance import sum_over_ranks
 from distill.objective.rotation import balancing_rotation
 
+TOKENS_PER_DIMENSION = 2
+"""Tokens for every dimension that must have been seen before eigenvectors are looked for."""
+
 
 class Standardiser(nn.Module):
     """Brings every dimension of a teacher's features to mean 0 and variance 1.
@@ -28,7 +31,8 @@ class Standardiser(nn.Module):
     The paper measures its covariance once and then holds the rotation. Here the covariance runs on and so do mean
     and scale, but the rotation is found anew at steps 1, 2, 4, 8 ... only, and not any more once the average is full,
     after 1 / (1 - momentum) steps: eigenvectors of nearly equal eigenvalues turn with every batch, and targets that
-    turn for ever cannot be learnt.
+    turn for ever cannot be learnt. It waits for `TOKENS_PER_DIMENSION`: fewer tokens than dimensions have no variance
+    in most directions and leave the eigenvectors there to rounding.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class Standardiser(nn.Module):
         else:
             self.register_buffer("covariance", torch.eye(width))
             self.register_buffer("rotation", torch.eye(width))
+            self.register_buffer("num_tokens", torch.zeros(()))
+            self.register_buffer("turned_at", torch.zeros(()))
         self.register_buffer("num_steps", torch.zeros(()))
         self.register_buffer("observed_count", torch.zeros(()), persistent=False)
         self.register_buffer("observed_mean", torch.zeros(width), persistent=False)
@@ -99,6 +105,7 @@ class Standardiser(nn.Module):
         for observed in (self.observed_count, self.observed_mean, self.observed_squares):
             observed.zero_()
         if self._turns:
+            self.num_tokens += count
             self._turn()
 
     def _squares(self, centred_MD: Float[Tensor, "M D"]) -> Float[Tensor, "*S"]:
@@ -109,11 +116,14 @@ class Standardiser(nn.Module):
             return centred_MD.T @ centred_MD
 
     def _turn(self) -> None:
-        """Find the rotation anew where it is time to. Waits for the device, as long as the average is filling."""
-        steps = int(self.num_steps)
-        self._turns = steps * (1 - self.momentum) < 1
-        if steps.bit_count() == 1 and (steps - 1) * (1 - self.momentum) < 1:
+        """Find the rotation anew where it is time to. Waits for the device, until it is found for good."""
+        steps, tokens, turned_at = torch.stack([self.num_steps, self.num_tokens, self.turned_at]).long().tolist()
+        is_filling = (steps - 1) * (1 - self.momentum) < 1
+        if steps.bit_count() == 1 and tokens >= TOKENS_PER_DIMENSION * len(self.mean) and (is_filling or not turned_at):
             self.rotation.copy_(balancing_rotation(self.covariance))
+            turned_at = steps
+            self.turned_at.fill_(steps)
+        self._turns = is_filling or not turned_at
 
 
 def unbiased_rate(num_steps: Float[Tensor, ""], momentum: float) -> Float[Tensor, ""]:
