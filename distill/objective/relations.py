@@ -66,7 +66,8 @@ def relational_loss(
     each compared by smooth L1 with the teacher's; the mean over pairs + `ANGLE` * the mean over triplets, then the
     mean over images (the paper relates the pictures of a batch, and sums). Of more than `MAX_TOKENS` chosen patches
     evenly spaced ones are taken, starting at `turn`: let it change with the step, so that all are heard in time. An
-    image with too few contributes 0 and counts in B. In float32; no gradient reaches the teacher. Chunks as above.
+    image with fewer than three contributes 0 and counts in B. In float32; no gradient reaches the teacher. Chunks as
+    above.
     """
     student_BTD, taken_BT = _take(student_BND, chosen_BN, turn)
     teacher_BTE, _ = _take(teacher_BNE, chosen_BN, turn)

@@ -91,7 +91,8 @@ def _hartley(order: int) -> Tensor:
 
 
 def _level(rotation_DD: Tensor, covariance_DD: Tensor) -> Tensor:
-    """The rotation followed by one in the plane of the least and the most varying dimension, until all vary alike to within `ROUNDING`."""
+    """The rotation followed by others in the plane of the least and the most varying dimension, until all vary alike
+    to within `ROUNDING`."""
     rotated_DD = rotation_DD @ covariance_DD @ rotation_DD.T
     mean = float(rotated_DD.diagonal().mean())
     for _ in range(len(covariance_DD) - 1):
