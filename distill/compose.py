@@ -17,23 +17,33 @@ from distill.encoders.initialisation import PartReport, apply_update_policy, ini
 from distill.encoders.timm_names import timm_input_size
 from distill.encoders.timm_weights import load_timm_weights
 from distill.encoders.weights import load_strictly
+from distill.objective.adapters import Adapters
 from distill.objective.contrastive import Temperatures
-from distill.objective.features import Adapters
 from distill.objective.objective import Objective
+from distill.objective.transfer import Transfer
 from distill.train import checkpoint
 from distill.train.learner import Learner
 from teachers import Frozen, Momentum, Partial
+from teachers.matching import Match, match_grids
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A recipe come to life, on the CPU, before any wrapping. `teacher` is None when only captions teach."""
+    """A recipe come to life, on the CPU, before any wrapping. `teacher` is None when only captions teach, `match` when
+    it looks at the student's pictures through the student's tower."""
 
     recipe: Recipe
     learner: Learner
     teacher: Teacher | None
     objective: Objective
     report: list[PartReport]
+    match: Match | None
+
+    @property
+    def teacher_view(self) -> int | None:
+        """Side of the view that the teacher needs for itself, pixels: larger than the student's, from the source."""
+        is_larger = self.match is not None and self.match.image_size > self.recipe.data.image_size
+        return self.match.image_size if is_larger else None
 
 
 @dataclass(frozen=True)
@@ -55,9 +65,13 @@ def compose(recipe: Recipe) -> Parts:
     source = load_trained(recipe.teacher.checkpoint) if recipe.teacher.checkpoint else None
     encoder = build_dual(recipe.student, recipe.data.image_size)
     teacher = _loaded_teacher(recipe.teacher, source) if recipe.teacher.kind != "momentum" else None
-    objective = _objective(recipe, teacher, source)
+    match = _match(recipe, encoder, teacher)
+    objective = Objective(recipe.objective, _transfer(recipe, teacher, source))
     heads = build_heads(
-        recipe.student.head, encoder.image.width, with_cls=objective.with_cls, with_patch=objective.with_prototypes
+        recipe.student.head,
+        encoder.image.width,
+        with_cls=objective.transfer.with_cls,
+        with_patch=objective.transfer.with_prototypes,
     )
     report = initialise(
         encoder,
@@ -71,7 +85,7 @@ def compose(recipe: Recipe) -> Parts:
         image = encoder.image if recipe.teacher.scope == "encoder_and_head" else None
         teacher = Momentum(image, heads)
     learner = _learner(recipe, encoder, heads=heads, teacher=teacher, objective=objective)
-    return Parts(recipe=recipe, learner=learner, teacher=teacher, objective=objective, report=report)
+    return Parts(recipe=recipe, learner=learner, teacher=teacher, objective=objective, report=report, match=match)
 
 
 def _heard(recipe: Recipe) -> Student:
@@ -114,27 +128,46 @@ def _loaded_teacher(settings: TeacherSettings, source: Trained | None) -> Frozen
     return Frozen(DualEncoder(image, None), None, image_size=image_size)
 
 
-def _objective(recipe: Recipe, teacher: Frozen | Partial | None, source: Trained | None) -> Objective:
-    """The losses; with a teacher from one of our own trainings, its prototypes and its centres come along."""
-    width = teacher.image.width if teacher else None
-    num_prototypes = source.recipe.student.head.num_prototypes if source else recipe.student.head.num_prototypes
-    objective = Objective(recipe.objective, num_prototypes=num_prototypes, teacher_width=width)
-    wants_heads = objective.with_cls or objective.with_prototypes
-    if teacher is not None and wants_heads:
-        for role, wanted in (("cls", objective.with_cls), ("patch", objective.with_prototypes)):
-            if wanted and (teacher.heads is None or getattr(teacher.heads, role) is None):
-                raise ValueError(
-                    f"{recipe.teacher.checkpoint} was trained without a {role} head: it has no prototypes to teach; "
-                    "use objective.patch.target=features"
-                )
-        if num_prototypes != recipe.student.head.num_prototypes:
+def _match(recipe: Recipe, encoder: DualEncoder, teacher: Frozen | Partial | None) -> Match | None:
+    """Show the teacher pictures of the size that the recipe's way of matching asks for."""
+    if teacher is None:
+        return None
+    match = match_grids(
+        teacher.image,
+        image_size=teacher.image_size,
+        is_given=recipe.teacher.image_size is not None,
+        student_grid=encoder.image.grid(recipe.data.image_size, recipe.data.image_size),
+        asked=recipe.teacher.match,
+    )
+    teacher.image_size = match.image_size
+    return match
+
+
+def _transfer(recipe: Recipe, teacher: Frozen | Partial | None, source: Trained | None) -> Transfer:
+    """The losses of a teacher; with one from our own trainings, the centres of its prototypes come along."""
+    num_prototypes = recipe.student.head.num_prototypes
+    transfer = Transfer(
+        recipe.objective,
+        num_prototypes=num_prototypes,
+        teacher_width=teacher.image.width if teacher else None,
+        seed=recipe.seed,
+    )
+    if teacher is None or not transfer.asks_teachers_heads:
+        return transfer
+    for role, wanted in (("cls", transfer.with_cls), ("patch", transfer.with_prototypes)):
+        if wanted and (teacher.heads is None or getattr(teacher.heads, role) is None):
             raise ValueError(
-                f"student.head.num_prototypes={recipe.student.head.num_prototypes}, but the teacher's head has "
-                f"{num_prototypes}: both must name the same prototypes"
+                f"{recipe.teacher.checkpoint or recipe.teacher.model} was trained without a {role} head: it has no "
+                "prototypes to teach; use objective.patch.target=clusters, or features without objective.cls.weight"
             )
-        known = objective.state_dict()
-        objective.load_state_dict({key: source.balance.get(key, value) for key, value in known.items()})
-    return objective
+    if num_prototypes != source.recipe.student.head.num_prototypes:
+        raise ValueError(
+            f"student.head.num_prototypes={num_prototypes}, but the teacher's head has "
+            f"{source.recipe.student.head.num_prototypes}: both must name the same prototypes"
+        )
+    known, stored = transfer.prototypes.state_dict(), _under("transfer.prototypes.", source.balance)
+    transfer.prototypes.load_state_dict({key: stored.get(key, value) for key, value in known.items()})
+    return transfer
 
 
 def _learner(
@@ -144,25 +177,24 @@ def _learner(
     encoder.image.set_gradient_checkpointing(recipe.student.image.gradient_checkpointing)
     contrastive = recipe.objective.contrastive
     hears_captions = contrastive.weight > 0
-    hears_patches = objective.with_prototypes or objective.with_features
+    hears_patches = objective.transfer.with_prototypes or objective.transfer.with_features
     hides = recipe.masking.ratio * recipe.masking.image_share > 0
     head_only = recipe.teacher.kind == "momentum" and recipe.teacher.scope == "head" and heads is not None
-    temperatures = adapters = None
+    temperatures = None
     if hears_captions:
         temperatures = Temperatures(
             recipe.student.image.num_cls, temperature=contrastive.temperature, kind=contrastive.kind
         )
-    if objective.with_features:
-        adapters = Adapters(encoder.image.width, teacher.image.width)
-        adapters.cls.requires_grad_(recipe.objective.features.cls_weight > 0)
+    with_features = objective.transfer.with_features
     return Learner(
         encoder,
         heads=heads,
         temperatures=temperatures,
-        adapters=adapters,
+        adapters=_adapters(recipe, encoder.image, teacher.image) if with_features else None,
         sees_unmasked=hears_captions or head_only or (hears_patches and not hides),
         sees_masked=hears_patches and hides,
         drops_hidden=recipe.masking.how == "drop",
+        layers=recipe.objective.features.student_layers if with_features else (),
     )
 
 
@@ -178,6 +210,25 @@ def _check_tower(recipe: Recipe, image: ImageEncoder) -> None:
         accumulate=recipe.optim.accumulate,
         gradient_checkpointing=recipe.student.image.gradient_checkpointing,
     )
+
+
+def _adapters(recipe: Recipe, student: ImageEncoder, teacher: ImageEncoder) -> Adapters:
+    """From the student's width to the teacher's. The one for CLS stays as it is where nobody hears it."""
+    settings = recipe.objective.features
+    surplus = [layer for layer in settings.student_layers if layer >= student.num_layers]
+    if surplus:
+        raise ValueError(
+            f"objective.features.student_layers names {surplus}, but the student has {student.num_layers} blocks, the "
+            "last of which is always heard; name earlier ones"
+        )
+    adapters = Adapters(
+        student.width,
+        teacher.width,
+        hidden=(settings.adapter_hidden or teacher.width) if settings.adapter == "mlp" else None,
+        num_layers=len(settings.student_layers),
+    )
+    adapters.cls.requires_grad_(settings.cls_weight > 0)
+    return adapters
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

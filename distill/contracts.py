@@ -45,7 +45,8 @@ class Batch:
     """One rank's share of one global batch, on the device.
 
     `hidden` is True where the student cannot see the patch. `captions` holds one tokenised caption per
-    CLS token; `local_crops` is None when no loss listens to them.
+    CLS token; `local_crops` is None when no loss listens to them. `teacher_pixels` is the same view made larger, from
+    the source picture, for a teacher that sees more of it than the student.
     """
 
     ids: list[str]
@@ -53,6 +54,7 @@ class Batch:
     hidden: Bool[Tensor, "B N"]
     captions: Int[Tensor, "C B L"] | None
     local_crops: Float[Tensor, "M B 3 h w"] | None
+    teacher_pixels: Float[Tensor, "B 3 S S"] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 from distill.contracts import Batch, ImageEncoder, Predictions, Targets, Teacher
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
-from teachers.pixels import at_side
+from teachers.pixels import seen_at
 
 
 class Frozen(Teacher):
@@ -26,7 +26,7 @@ class Frozen(Teacher):
 
     @torch.no_grad()
     def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
-        return Targets(tokens=self.image(at_side(batch.pixels, self.image_size)), heads=self.heads)
+        return Targets(tokens=self.image(seen_at(batch, self.image_size)), heads=self.heads)
 
     def follow(self, image: ImageEncoder, heads: Heads | None, *, momentum: float) -> None:
         """Stay."""

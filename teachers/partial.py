@@ -10,7 +10,7 @@ from distill.config import Teacher as Settings
 from distill.contracts import Batch, ImageEncoder, Predictions, Targets, Teacher
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
-from teachers.pixels import at_side
+from teachers.pixels import seen_at
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, RmsNorm, SimpleNorm)
 """Norms of the image towers; those of timm that are not here are made from these."""
@@ -52,7 +52,7 @@ class Partial(Teacher):
     def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
         """With history, unless nothing is to reach the teacher."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.loss_weight > 0):
-            tokens = self.image(at_side(batch.pixels, self.image_size))
+            tokens = self.image(seen_at(batch, self.image_size))
             return Targets(tokens=tokens, heads=self.heads, gradient=self.loss_weight)
 
     def follow(self, image: ImageEncoder, heads: Heads | None, *, momentum: float) -> None:

@@ -4,6 +4,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from distill.contracts import Batch
+
+
+def seen_at(batch: Batch, side: int) -> Float[Tensor, "B 3 S S"]:
+    """The teacher's own view where the batch has one, else the student's; at `side` pixels."""
+    return at_side(batch.pixels if batch.teacher_pixels is None else batch.teacher_pixels, side)
+
 
 def at_side(pixels: Float[Tensor, "B 3 H W"], side: int) -> Float[Tensor, "B 3 S S"]:
     """Resized to squares of `side` pixels, bicubic and smoothed when smaller, in [0, 1]; as they are where they fit."""

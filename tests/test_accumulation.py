@@ -36,6 +36,21 @@ CASES = {
         "objective.patch.target=features",
         *UNEVEN,
     ),
+    "frozen teacher, clusters, uneven": (
+        "teacher.kind=frozen",
+        "teacher.checkpoint=@teacher",
+        "objective.patch.target=clusters",
+        "objective.prototypes.balance=sinkhorn",
+        *UNEVEN,
+    ),
+    "frozen teacher, phi_s, relations, ladder": (
+        "teacher.kind=frozen",
+        "teacher.checkpoint=@teacher",
+        "objective.patch.target=features",
+        "objective.features={loss: cosine_smooth_l1, standardise: phi_s, gram_weight: 0.5, rkd_weight: 0.5}",
+        "objective.features={adapter: mlp, student_layers: [1]}",
+        *UNEVEN,
+    ),
     "patches alone": ("objective.contrastive.weight=0", "student.text.kind=none", *UNEVEN),
     "contrast alone": ("objective.patch.supervise=none",),
     "crops alone, two heads": (

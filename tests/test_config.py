@@ -230,6 +230,8 @@ def test_settings_that_mean_nothing_together_raise_their_own_error_with_both_pla
 
 FROZEN = "teacher.kind=frozen teacher.checkpoint=run "
 TIMM = "teacher.kind=frozen teacher.model=timm:x teacher.weights=x "
+FEATURES = FROZEN + "objective.patch.target=features "
+CLUSTERS = FROZEN + "objective.patch.target=clusters objective.prototypes.balance=sinkhorn "
 MEANINGLESS = [
     ("objective.patch.supervise=masked masking.ratio=0", "masking.ratio"),
     ("objective.patch.supervise=masked masking.image_share=0", "masking.ratio"),
@@ -254,6 +256,19 @@ MEANINGLESS = [
     ("data.source=dataset", "data.dataset.path"),
     ("optim.accumulate=3", "data.batch_size"),
     (FROZEN + "teacher.scope=head", "teacher.scope"),
+    (FROZEN + "objective.features.gram_weight=1", "objective.features.gram_weight"),
+    (FROZEN + "objective.features.standardise=phi_s", "objective.features.standardise"),
+    (FEATURES + "objective.features.adapter_hidden=8", "objective.features.adapter"),
+    (FEATURES + "objective.features.standardise=none objective.features.momentum=0.5", "objective.features.momentum"),
+    (FEATURES + "objective.clusters.momentum=0.5", "objective.clusters.momentum"),
+    (CLUSTERS + "objective.features.loss=smooth_l1", "objective.features.loss"),
+    (CLUSTERS + "objective.prototypes.balance=centre", "objective.prototypes.balance"),
+    (CLUSTERS + "student.head.init=teacher", "student.head.init"),
+    (CLUSTERS + "objective.cls.weight=1 data.views.num_local=2", "student.head.shared"),
+    ("objective.patch.target=clusters objective.prototypes.balance=sinkhorn", "teacher.kind"),
+    ("teacher.match=features", "teacher.match"),
+    ("teacher.image_size=48", "teacher.image_size"),
+    (FROZEN + "teacher.match=pixels teacher.image_size=48", "teacher.match"),
 ]
 
 
@@ -262,6 +277,26 @@ def test_every_rule_about_combinations_is_alive(words: str, key: str) -> None:
     with pytest.raises(InvalidCombination) as caught:
         load_recipe("ibotpp", words.split())
     assert key in caught.value.keys
+
+
+def test_the_paper_grid_runs_on_clusters_of_a_teacher_without_a_head() -> None:
+    grid = ("supervise=masked", "supervise=visible", "supervise=all")
+    targets = (TIMM + "objective.patch.target=clusters objective.prototypes.balance=sinkhorn", FEATURES)
+    for cell in (f"{target} objective.patch.{row}" for target in targets for row in grid):
+        assert load_recipe("ibotpp", cell.split()).objective.patch.supervise in cell
+    crops = "objective.cls.weight=1 data.views.num_local=2 student.head.shared=false"
+    assert load_recipe("ibotpp", f"{targets[0]} {crops}".split()).objective.cls.weight == 1
+
+
+def test_what_was_a_switch_once_keeps_its_meaning(tmp_path: Path) -> None:
+    """Run folders of before hold pages with `standardise: true`."""
+    for former, today in (("true", "mean_std"), ("false", "none")):
+        recipe = load_recipe(
+            page(tmp_path, f"extends: ibotpp\nobjective: {{features: {{standardise: {former}}}}}"),
+            FEATURES.split(),
+        )
+        assert recipe.objective.features.standardise == today
+    assert "none, mean_std, phi_s" in refusal("ibot", "objective.features.standardise=1")
 
 
 @pytest.mark.parametrize(

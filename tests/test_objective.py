@@ -9,9 +9,12 @@ from torch.nn import functional
 from distill import config
 from distill.contracts import Predictions, Targets, Tokens
 from distill.encoders.head import Heads, ProjectionHead
+from distill.objective.adapters import Adapters
 from distill.objective.contrastive import Temperatures, contrastive_loss
-from distill.objective.features import Adapters, resample_patches
-from distill.objective.objective import Objective, Offsets, TargetFeatures
+from distill.objective.features import resample_patches
+from distill.objective.objective import Objective
+from distill.objective.prototype_terms import Offsets, TargetFeatures
+from distill.objective.transfer import Transfer
 
 B, N, D, E, K, CROPS = 4, 6, 8, 10, 16, 3
 GRID, TEACHER_GRID = (2, 3), (4, 3)
@@ -59,7 +62,7 @@ class World:
             "temperatures": Temperatures(2, temperature=0.1, kind=self.settings.contrastive.kind),
             "adapters": Adapters(D, E),
         }
-        self.objective = Objective(self.settings, num_prototypes=K, teacher_width=E)
+        self.objective = Objective(self.settings, Transfer(self.settings, num_prototypes=K, teacher_width=E))
 
     def losses(self, *, hidden=HIDDEN, progress=0.05, **options):
         return self.objective(self.predictions, self.targets, hidden=hidden, progress=progress, **self.given | options)
@@ -67,6 +70,7 @@ class World:
 
 BASE = config.Objective(cls=config.ClsLoss(weight=1.0))
 FEATURES = {"patch.target": "features"}
+CLUSTERS = {"patch.target": "clusters", "prototypes.balance": "sinkhorn"}
 
 
 def settings(**changes):
@@ -133,12 +137,22 @@ ELSEWHERE = {  # switch: (its other value, what makes it matter)
     "patch.visible_weight": (0.5, {"patch.normalise": "ibot_plus_visible"}),
     "prototypes.sinkhorn_iterations": (1, {"prototypes.balance": "sinkhorn"}),
     "features.cls_weight": (0.5, FEATURES),
+    "features.loss": ("smooth_l1", FEATURES),
+    "features.gram_weight": (0.5, FEATURES),
+    "features.rkd_weight": (0.5, FEATURES),
 }
-FEATURES_AFTER_STEPS = {"features.standardise": False, "features.momentum": 0.5}
-NOT_THE_OBJECTIVES = {  # starting value of a parameter it is given; choice of captions, made by the data
+AFTER_STEPS = {  # switch: (its other value, what makes it matter)
+    "features.standardise": ("none", FEATURES),
+    "features.momentum": (0.5, FEATURES),
+    "clusters.momentum": (0.5, CLUSTERS),
+}
+NOT_THE_OBJECTIVES = {  # starting value or make of what it is given; choice of captions, made by the data
     "contrastive.temperature",
     "contrastive.first",
     "contrastive.second",
+    "features.adapter",
+    "features.adapter_hidden",
+    "features.student_layers",
 }
 
 
@@ -168,23 +182,25 @@ def test_flipping_a_switch_where_it_applies_changes_the_loss(key):
 def test_running_statistics_follow_their_settings():
     for key, value in AFTER_A_STEP.items():
         assert total_after(1, **{key: value}) != total_after(1)
-    for key, value in FEATURES_AFTER_STEPS.items():
-        assert total_after(2, **FEATURES | {key: value}) != total_after(2, **FEATURES)
+    for key, (value, where) in AFTER_STEPS.items():
+        assert total_after(3, **where | {key: value}) != total_after(3, **where)
 
 
 def test_every_setting_of_the_objective_has_a_test_above():
-    known = {*SWITCHES, *ELSEWHERE, *AFTER_A_STEP, *FEATURES_AFTER_STEPS, *NOT_THE_OBJECTIVES}
+    known = {*SWITCHES, *ELSEWHERE, *AFTER_A_STEP, *AFTER_STEPS, *NOT_THE_OBJECTIVES}
     every = {f"{part.name}.{key.name}" for part in fields(BASE) for key in fields(getattr(BASE, part.name))}
     assert every
     assert known == every
 
 
 @pytest.mark.parametrize("supervise", ["masked", "visible", "all"])
-@pytest.mark.parametrize("target", ["prototypes", "features"])
+@pytest.mark.parametrize(
+    "target",
+    [{}, FEATURES, CLUSTERS, FEATURES | {"features.gram_weight": 1.0, "features.rkd_weight": 1.0}],
+    ids=["prototypes", "features", "clusters", "relations"],
+)
 def test_the_gradient_reaches_the_supervised_patches_and_no_others(supervise, target):
-    world = World(
-        **{"patch.supervise": supervise, "patch.target": target, "contrastive.weight": 0.0, "cls.weight": 0.0}
-    )
+    world = World(**target | {"patch.supervise": supervise, "contrastive.weight": 0.0, "cls.weight": 0.0})
     world.predictions.masked.patches.requires_grad_()
     losses = world.losses()
     losses.total.backward()
@@ -237,7 +253,8 @@ def test_local_crops_alone_need_no_global_pass_of_the_student():
 
 
 def test_no_gradient_reaches_the_teacher():
-    for changes in ({}, FEATURES):
+    relations = FEATURES | {"features.gram_weight": 1.0, "features.rkd_weight": 1.0}
+    for changes in ({}, FEATURES, CLUSTERS, relations):
         world = World(**changes)
         for part in (world.targets.tokens.cls, world.targets.tokens.patches):
             part.requires_grad_()
@@ -270,10 +287,21 @@ def micro(world, rows):
     return predictions, replace(world.targets, tokens=cut(world.targets.tokens)), HIDDEN[rows]
 
 
-@pytest.mark.parametrize("changes", [{}, {"prototypes.balance": "sinkhorn"}, FEATURES])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"prototypes.balance": "sinkhorn"},
+        FEATURES,
+        FEATURES | {"features.standardise": "phi_s", "features.gram_weight": 0.5, "features.rkd_weight": 0.5},
+        CLUSTERS,
+        CLUSTERS | {"patch.supervise": "masked", "features.standardise": "none", "cls.weight": 0.0},
+    ],
+    ids=["centre", "sinkhorn", "features", "phi_s and relations", "clusters", "clusters, masked"],
+)
 def test_two_micro_batches_make_the_step_of_one_batch(changes):
     whole, split = (World(**changes | {"contrastive.weight": 0.0}) for _ in range(2))
-    for _ in range(2):
+    for _ in range(3):
         expected = whole.losses().total
         whole.objective.step()
         parts = [micro(split, rows) for rows in (slice(0, 2), slice(2, 4))]
@@ -286,9 +314,10 @@ def test_two_micro_batches_make_the_step_of_one_batch(changes):
 
 def split_total(world, parts):
     """Mean over micro-batches; Sinkhorn's offsets from all of them first."""
-    objective, given = world.objective, world.given
-    features = [objective.target_features(targets, hidden=hidden, grid=GRID) for _, targets, hidden in parts]
-    offsets = objective.offsets(features, heads=world.targets.heads, progress=0.05)
+    objective, given, offsets = world.objective, world.given, None
+    if (prototypes := objective.transfer.prototypes) is not None:
+        features = [prototypes.target_features(targets, hidden=hidden, grid=GRID) for _, targets, hidden in parts]
+        offsets = prototypes.offsets(features, heads=world.targets.heads, progress=0.05)
     return sum(
         objective(predictions, targets, hidden=hidden, progress=0.05, offsets=offsets, **given).total
         for predictions, targets, hidden in parts
@@ -301,10 +330,10 @@ def test_statistics_move_in_step_only_and_only_for_what_was_seen_in_training():
     assert all((centre == 0).all() for centre in world.objective.state_dict().values())
     world.objective.eval()
     world.losses()
-    assert world.objective.patch_balance.observed_count == B * N
+    assert world.objective.transfer.prototypes.patch_balance.observed_count == B * N
     world.objective.step()
     state = world.objective.state_dict()
-    assert set(state) == {"cls_balance.centre", "patch_balance.centre"}
+    assert set(state) == {f"transfer.prototypes.{role}_balance.centre" for role in ("cls", "patch")}
     assert all((centre != 0).any() for centre in state.values())
 
 
@@ -328,7 +357,7 @@ def test_feature_targets_are_cosines_to_the_teachers_standardised_tokens():
 
 def test_standardised_features_without_a_teachers_width_are_refused():
     with pytest.raises(ValueError, match="teacher's width"):
-        Objective(settings(**FEATURES), num_prototypes=K)
+        Transfer(settings(**FEATURES), num_prototypes=K)
 
 
 @pytest.mark.parametrize("balance", ["centre", "sinkhorn"])
@@ -352,7 +381,7 @@ def test_the_patch_temperature_rises_with_progress_and_stays():
 def test_chunks_do_not_change_the_objective():
     world = World()
     expected = world.losses()
-    world.objective.max_elements = 3 * K
+    world.objective.transfer.prototypes.max_elements = 3 * K
     torch.testing.assert_close(world.losses().total, expected.total)
 
 
@@ -365,19 +394,22 @@ def test_bf16_autocast_stays_near_float32():
     torch.testing.assert_close(got.total, expected.total, atol=0, rtol=0.02)
 
 
-def test_offsets_and_features_are_absent_for_losses_without_prototypes():
-    world = World(**FEATURES | {"cls.weight": 0.0})
-    features = world.objective.target_features(world.targets, hidden=HIDDEN, grid=GRID)
-    assert features == TargetFeatures(cls=None, patch=None)
-    assert world.objective.offsets([features], heads=world.targets.heads, progress=0.0) == Offsets(None, None)
+def test_features_and_offsets_are_absent_for_losses_without_prototypes():
+    assert World(**FEATURES | {"cls.weight": 0.0}).objective.transfer.prototypes is None
+    prototypes = World(**FEATURES).objective.transfer.prototypes
+    world = World(**FEATURES)
+    features = prototypes.target_features(world.targets, hidden=HIDDEN, grid=GRID)
+    assert isinstance(features, TargetFeatures) and features.cls is not None and features.patch is None
+    offsets = prototypes.offsets([features], heads=world.targets.heads, progress=0.0)
+    assert isinstance(offsets, Offsets) and offsets.cls is not None and offsets.patch is None
 
 
-@pytest.mark.parametrize("target", ["prototypes", "features"])
+@pytest.mark.parametrize("target", [{}, FEATURES, CLUSTERS], ids=["prototypes", "features", "clusters"])
 @pytest.mark.parametrize("supervise", ["masked", "visible"])
 def test_patches_that_are_not_heard_can_be_overheard_without_moving_anything(supervise, target):
     """With fresh centres and statistics a patch's loss does not depend on who else is heard."""
-    both = World(**{"patch.supervise": "all", "patch.target": target}).losses().diagnostics
-    deaf, overhearing = (World(**{"patch.supervise": supervise, "patch.target": target}) for _ in range(2))
+    both = World(**target).losses().diagnostics
+    deaf, overhearing = (World(**target | {"patch.supervise": supervise}) for _ in range(2))
     losses, overheard = deaf.losses(), overhearing.losses(overhear=True)
     sort = {"masked": "hidden", "visible": "visible"}[supervise]
     assert set(losses.diagnostics) == {f"patch/{sort}"}
@@ -386,7 +418,7 @@ def test_patches_that_are_not_heard_can_be_overheard_without_moving_anything(sup
         found.total.backward()
         world.objective.step()
     assert torch.equal(losses.total, overheard.total)
-    parts = (world.given["adapters" if target == "features" else "heads"] for world in (deaf, overhearing))
+    parts = (world.given["adapters" if target == FEATURES else "heads"] for world in (deaf, overhearing))
     for one, other in zip(*(part.parameters() for part in parts), strict=True):
         assert (one.grad is None and other.grad is None) or torch.equal(one.grad, other.grad)
     assert all(map(torch.equal, deaf.objective.state_dict().values(), overhearing.objective.state_dict().values()))

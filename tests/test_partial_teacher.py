@@ -304,9 +304,20 @@ def test_through_the_whole_objective_the_teacher_gets_the_gradient_of_the_defini
         return head(tokens) @ head.prototypes().T / temperature
 
     predictions, targets = learner(batch), teacher.targets(batch, None)
+    prototypes = parts.objective.transfer.prototypes
     kinds = {  # weight of the loss, the student's tokens, the teacher's for them, the centre
-        "patch": (2.0, predictions.masked.patches, targets.tokens.patches, parts.objective.patch_balance.centre),
-        "cls": (0.7, predictions.local_cls, targets.tokens.cls[:, 0], parts.objective.cls_balance.centre),
+        "patch": (
+            2.0,
+            predictions.masked.patches,
+            targets.tokens.patches,
+            prototypes.patch_balance.centre,
+        ),
+        "cls": (
+            0.7,
+            predictions.local_cls,
+            targets.tokens.cls[:, 0],
+            prototypes.cls_balance.centre,
+        ),
     }
     loss = torch.zeros(())
     for weight, student, taught, centre in kinds.values():

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from distill.objective.features import Adapters, Standardiser, cosine_distance, resample_patches
+from distill.objective.adapters import Adapters
+from distill.objective.features import feature_distance, resample_patches
 from distill.objective.patch import mean_where, patch_weights, select
+from distill.objective.standardise import Standardiser
 
 HIDDEN = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]]).bool()
 VISIBLE_WEIGHT = 0.5
@@ -79,7 +81,7 @@ def test_cosine_distance_is_one_minus_cosine_and_reaches_only_the_prediction():
     torch.manual_seed(0)
     prediction, target = torch.randn(5, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
     weights = torch.rand(5)
-    loss = cosine_distance(prediction, target, weights_M=weights)
+    loss = feature_distance(prediction, target, weights_M=weights)
     expected = sum(w * (1 - a @ b / (a.norm() * b.norm())) for a, b, w in zip(prediction, target, weights, strict=True))
     torch.testing.assert_close(loss.loss, expected)
     loss.loss.backward()

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from distill.objective.balance import Balance, centre_offset, sinkhorn_offset
-from distill.objective.features import Standardiser
 from distill.objective.prototypes import Target, bottleneck, prototype_cross_entropy
+from distill.objective.standardise import Standardiser
 
 
 class TinyHead(nn.Module):

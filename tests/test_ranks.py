@@ -45,6 +45,19 @@ CASES = {
         "objective.patch.target=features",
         "masking.ratio=0",
     ),
+    "clusters, unevenly masked": (
+        "teacher.kind=frozen",
+        "teacher.checkpoint=@teacher",
+        "objective.patch.target=clusters",
+        "objective.prototypes.balance=sinkhorn",
+        "masking.image_share=0.4",
+    ),
+    "phi_s, relations, ladder": (
+        "teacher.kind=frozen",
+        "teacher.checkpoint=@teacher",
+        "objective.patch.target=features",
+        "objective.features={standardise: phi_s, gram_weight: 0.5, rkd_weight: 0.5, student_layers: [1]}",
+    ),
     "nobody hears captions or CLS": (
         "teacher.kind=frozen",
         "teacher.checkpoint=@teacher",

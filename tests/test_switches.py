@@ -33,6 +33,9 @@ TIMM = (
     "teacher.image_size=32",
     "objective.patch.target=features",
 )
+CLUSTERS = (*FROZEN, "objective.patch.target=clusters", "objective.prototypes.balance=sinkhorn")
+MLP = (*FEATURES, "objective.features.adapter=mlp")
+COARSE = (*FEATURES, "student.image.patch_size=16")
 TIPS = ("student.text.kind=tips", "student.text.tokenizer=@words/first.model", "student.text.width=48")
 SIZES_OF_ITS_OWN = tuple(f"student.image.{size}=null" for size in ("patch_size", "width", "depth", "num_heads"))
 SINKHORN = ("objective.prototypes.balance=sinkhorn",)
@@ -102,6 +105,7 @@ SWITCHES = {
     "teacher.model": Switch("timm:deit_tiny_patch16_224", TIMM),
     "teacher.weights": Switch("@timm/second.safetensors", TIMM),
     "teacher.image_size": Switch("48", FROZEN),
+    "teacher.match": Switch("pixels", COARSE),
     "teacher.trainable": Switch("[norms]", (*PARTIAL, "teacher.trainable=[head]")),
     "teacher.last_k": Switch("2", (*PARTIAL, "teacher.trainable=[blocks]", "teacher.last_k=1")),
     "teacher.lr_scale": Switch("0.5", (*PARTIAL, "teacher.trainable=[head]")),
@@ -153,8 +157,15 @@ SWITCHES = {
     "objective.prototypes.teacher_temperature_start": Switch("0.05"),
     "objective.prototypes.teacher_warmup": Switch("0.6"),
     "objective.features.cls_weight": Switch("0.5", FEATURES),
-    "objective.features.standardise": Switch("false", FEATURES),
+    "objective.features.loss": Switch("smooth_l1", FEATURES),
+    "objective.features.gram_weight": Switch("0.5", FEATURES),
+    "objective.features.rkd_weight": Switch("0.5", FEATURES),
+    "objective.features.standardise": Switch("phi_s", FEATURES),
     "objective.features.momentum": Switch("0.5", FEATURES),
+    "objective.features.adapter": Switch("mlp", FEATURES),
+    "objective.features.adapter_hidden": Switch("24", MLP),
+    "objective.features.student_layers": Switch("[1]", FEATURES),
+    "objective.clusters.momentum": Switch("0.5", CLUSTERS),
     "optim.name": Switch("adafactor"),
     "optim.lr": Switch("1e-3"),
     "optim.schedule": Switch("linear"),

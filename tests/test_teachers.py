@@ -196,9 +196,9 @@ def test_head_only_averaging_saves_one_pass_of_the_encoder(
     forward: Callable = TimmViT.forward
     seen: list[int] = []
 
-    def counted(self: TimmViT, pixels: Tensor, hidden: Tensor | None = None):
+    def counted(self: TimmViT, pixels: Tensor, hidden: Tensor | None = None, **named):
         seen.append(len(pixels))
-        return forward(self, pixels, hidden)
+        return forward(self, pixels, hidden, **named)
 
     monkeypatch.setattr(TimmViT, "forward", counted)
     found = {}
@@ -225,8 +225,8 @@ def test_a_frozen_teacher_of_ours_is_the_trained_student_with_its_heads_and_cent
     parts, source = compose(tiny(tmp_path, *CROPS, *frozen(run))), load_trained(run)
     assert same(state(parts.teacher.encoder), state(source.encoder))
     assert same(state(parts.teacher.heads), state(source.heads))
-    centre = parts.objective.state_dict()["patch_balance.centre"]
-    assert torch.equal(centre, source.balance["patch_balance.centre"]) and centre.abs().sum() > 0
+    centre = parts.objective.state_dict()["transfer.prototypes.patch_balance.centre"]
+    assert torch.equal(centre, source.balance["transfer.prototypes.patch_balance.centre"]) and centre.abs().sum() > 0
 
 
 def test_a_student_may_start_as_its_teacher(run: Path, tmp_path: Path):

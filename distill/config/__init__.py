@@ -10,6 +10,7 @@ from distill.config.data import Columns, Data, Dataset, Masking, Scenes, Views
 from distill.config.load import load_recipe, recipe_from_file, recipe_text, resolve, save_recipe
 from distill.config.objective import (
     ClsLoss,
+    Clusters,
     Contrastive,
     Features,
     Granularity,
@@ -25,6 +26,7 @@ from distill.config.training import Evaluate, Optim, Run
 
 __all__ = [
     "ClsLoss",
+    "Clusters",
     "Columns",
     "Contrastive",
     "Data",

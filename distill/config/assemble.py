@@ -15,6 +15,9 @@ from distill.config.checks import InvalidCombination, InvalidValue, RecipeError
 from distill.config.recipe import Recipe
 from distill.config.text import Setting
 
+FORMER_SWITCHES = {"objective.features.standardise": {True: "mean_std", False: "none"}}
+"""Settings that were true or false once, as they stand in the pages of older runs, and what that is called now."""
+
 
 @dataclass(frozen=True)
 class _Leaf:
@@ -81,6 +84,8 @@ def _leaf(setting: Setting) -> _Leaf | None:
 def _converted(setting: Setting, leaf: _Leaf) -> Any:
     """The value in the type of its setting. Raises _Wrong with what was expected."""
     value = setting.value
+    if isinstance(value, bool):
+        value = FORMER_SWITCHES.get(setting.name, {}).get(value, value)
     _refuse_programs(value)
     if tree.takes_text(leaf.kind) and isinstance(value, bool | int | float) and setting.text is not None:
         value = setting.text

@@ -22,6 +22,10 @@ class RecipeError(ValueError):
     """A recipe that cannot be read: what is wrong, where it was written, and what was probably meant."""
 
 
+Rule = tuple[bool, tuple[str, ...], str]
+"""Whether it is broken, the settings it speaks of, and what to do."""
+
+
 def check(condition: bool, key: str, message: str) -> None:
     """Raise `InvalidValue` unless the condition holds."""
     if not condition:

@@ -45,7 +45,9 @@ class Patch:
     weight: float = 2.0
     supervise: Literal["masked", "visible", "all", "none"] = "all"
     """`masked` is iBOT, `all` is iBOT++."""
-    target: Literal["prototypes", "features"] = "prototypes"
+    target: Literal["prototypes", "features", "clusters"] = "prototypes"
+    """What the student foretells: the teacher's head's distribution over its prototypes, the teacher's features, or
+    their distribution over clusters that are fitted to them; the last two need no teacher's head."""
     normalise: Literal["per_image", "ibot_plus_visible", "sum"] = "per_image"
     """`per_image`: mean over an image's supervised patches. `ibot_plus_visible`: mean over its hidden ones plus
     `visible_weight` times the mean over its visible ones. `sum`: sum over its supervised patches."""
@@ -80,17 +82,50 @@ class Prototypes:
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Feature targets: cosine distance to the teacher's standardised features, through an adapter."""
+    """Feature targets: distance to the teacher's standardised features, through an adapter.
 
+    `standardise` and `momentum` are also heard by clusters, which are fitted to the same standardised features.
+    """
+
+    loss: Literal["cosine", "smooth_l1", "cosine_smooth_l1"] = "cosine"
+    """Distance of a token: 1 - cosine; smooth L1, mean over the dimensions; or the mean of the two (UNIC)."""
     cls_weight: float = 1.0
     """Weight of the CLS term beside the patch term."""
-    standardise: bool = True
-    """Subtract the running mean and divide by the running deviation of each teacher dimension."""
+    gram_weight: float = 0.0
+    """Weight, beside the patch term, of the squared difference of the cosines between an image's patches (DINOv3)."""
+    rkd_weight: float = 0.0
+    """Weight, beside the patch term, of relational distances and angles between an image's patches (RKD)."""
+    standardise: Literal["none", "mean_std", "phi_s"] = "mean_std"
+    """`mean_std`: every teacher dimension to mean 0 and deviation 1, by running statistics. `phi_s`: a rotation after
+    which all dimensions have one variance, and one scale for all (PHI-S): distances stay what they were."""
     momentum: float = 0.99
     """Of the running statistics."""
+    adapter: Literal["linear", "mlp"] = "linear"
+    """From the student's width to the teacher's; `mlp`: linear, GELU, linear. It stays behind when the student goes."""
+    adapter_hidden: int | None = None
+    """mlp: width between the two layers; the teacher's width when not set."""
+    student_layers: tuple[int, ...] = ()
+    """Earlier blocks of the student, counted from 1, whose patches add to the prediction through adapters of their own
+    (the ladder of UNIC)."""
 
     def __post_init__(self) -> None:
-        check(self.cls_weight >= 0, "cls_weight", f"{self.cls_weight} is negative")
+        for key in ("cls_weight", "gram_weight", "rkd_weight"):
+            check(getattr(self, key) >= 0, key, f"{getattr(self, key)} is negative")
+        in_range(self, 0.0, 1.0, "momentum")
+        if self.adapter_hidden is not None:
+            in_range(self, 1, 65536, "adapter_hidden")
+        check(all(layer >= 1 for layer in self.student_layers), "student_layers", "counts blocks from 1")
+        check(len(set(self.student_layers)) == len(self.student_layers), "student_layers", "names a block twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters:
+    """Clusters of the teacher's features: as many as the student's head has prototypes."""
+
+    momentum: float = 0.99
+    """Of the centroids: share of the running sums that a step keeps."""
+
+    def __post_init__(self) -> None:
         in_range(self, 0.0, 1.0, "momentum")
 
 
@@ -101,3 +136,4 @@ class Objective:
     patch: Patch = field(default_factory=Patch)
     prototypes: Prototypes = field(default_factory=Prototypes)
     features: Features = field(default_factory=Features)
+    clusters: Clusters = field(default_factory=Clusters)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from distill.config.checks import InvalidCombination
+from distill.config.checks import InvalidCombination, Rule
 from distill.config.data import Data, Masking
 from distill.config.objective import Objective, Patch
 from distill.config.student import Student
+from distill.config.target_rules import hears_patches, rules_of_clusters, rules_of_features, rules_of_matching
 from distill.config.teacher import Teacher
 from distill.config.training import Evaluate, Optim, Run
 
@@ -34,13 +35,16 @@ class Recipe:
             raise problem
 
 
-Rule = tuple[bool, tuple[str, ...], str]
-"""Whether it is broken, the settings it speaks of, and what to do."""
-
-
 def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
     """Every rule about settings that mean nothing together, as far as it is broken."""
-    rules = [*_rules_of_the_partial_teacher(recipe), *_rules_of_the_teacher(recipe), *_rules_of_data_and_losses(recipe)]
+    rules = [
+        *_rules_of_the_partial_teacher(recipe),
+        *_rules_of_the_teacher(recipe),
+        *_rules_of_data_and_losses(recipe),
+        *rules_of_features(recipe.objective),
+        *rules_of_clusters(recipe.objective, teacher=recipe.teacher, student=recipe.student),
+        *rules_of_matching(recipe.teacher),
+    ]
     return [InvalidCombination(keys, message) for broken, keys, message in rules if broken]
 
 
@@ -83,7 +87,7 @@ def _rules_of_the_partial_teacher(recipe: Recipe) -> list[Rule]:
             "feature targets of a teacher that learns collapse: a constant is closest to any student; use prototypes",
         ),
         (
-            is_partial and objective.cls.weight == 0 and not _hears_patches(objective.patch),
+            is_partial and objective.cls.weight == 0 and not hears_patches(objective.patch),
             ("teacher.kind", "objective.cls.weight", "objective.patch.supervise"),
             "a partial teacher hears the losses on patches and local crops, and both are switched off",
         ),
@@ -112,9 +116,10 @@ def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
         (
             teacher.model is not None
             and patch.target == "prototypes"
-            and (_hears_patches(patch) or objective.cls.weight > 0),
+            and (hears_patches(patch) or objective.cls.weight > 0),
             ("objective.patch.target", "teacher.model"),
-            "a timm teacher has no projection head; use objective.patch.target=features and objective.cls.weight=0",
+            "a timm teacher has no projection head; use objective.patch.target=clusters, or features with "
+            "objective.cls.weight=0",
         ),
         (
             teacher.kind == "momentum" and patch.target == "features",
@@ -140,12 +145,12 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
     patch = objective.patch
     return [
         (
-            _hears_patches(patch) and patch.supervise == "masked" and masking.ratio * masking.image_share == 0,
+            hears_patches(patch) and patch.supervise == "masked" and masking.ratio * masking.image_share == 0,
             ("objective.patch.supervise", "masking.ratio"),
             "supervise=masked hears nothing when nothing is hidden; hide patches or supervise visible or all",
         ),
         (
-            _hears_patches(patch) and patch.supervise == "visible" and masking.ratio * masking.image_share == 0,
+            hears_patches(patch) and patch.supervise == "visible" and masking.ratio * masking.image_share == 0,
             ("objective.patch.supervise", "masking.ratio"),
             "supervise=visible is supervise=all when nothing is hidden; say all, or hide patches",
         ),
@@ -177,12 +182,12 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             "the TIPS text tower needs its SentencePiece model: student.text.tokenizer=PATH",
         ),
         (
-            objective.contrastive.weight == 0 and objective.cls.weight == 0 and not _hears_patches(patch),
+            objective.contrastive.weight == 0 and objective.cls.weight == 0 and not hears_patches(patch),
             ("objective",),
             "every loss is switched off",
         ),
         (
-            _hears_patches(patch) and patch.supervise == "masked" and patch.normalise == "ibot_plus_visible",
+            hears_patches(patch) and patch.supervise == "masked" and patch.normalise == "ibot_plus_visible",
             ("objective.patch.supervise", "objective.patch.normalise"),
             "normalise=ibot_plus_visible is per_image when only hidden patches are heard; say per_image",
         ),
@@ -213,7 +218,3 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             "set optim.accumulate=1 or leave the dropout out",
         ),
     ]
-
-
-def _hears_patches(patch: Patch) -> bool:
-    return patch.supervise != "none" and patch.weight > 0

@@ -25,7 +25,12 @@ class Teacher:
     weights: str | None = None
     """frozen: local safetensors file for `model`."""
     image_size: int | None = None
-    """frozen, partial: side of the pictures the teacher sees, pixels; its own default when not set."""
+    """frozen, partial: side of the pictures the teacher sees, pixels; when not set, its own default or what `match`
+    wants. Pictures larger than the student's are made from the source, not from the student's view."""
+    match: Literal["auto", "features", "pixels"] = "auto"
+    """frozen, partial: how the teacher's patches come to lie on the student's grid. `features`: they are resampled.
+    `pixels`: the teacher sees pictures of the size at which its grid is the student's. `auto`: pixels where the
+    teacher's grid would be the coarser one, else features."""
     trainable: tuple[Literal["head", "blocks", "norms"], ...] = ()
     """partial: what learns. `head`: projection heads and prototypes. `blocks`: the last `last_k` blocks and the final
     norm of the image tower. `norms`: every parameter of a norm, and every bias, of the image tower."""

@@ -39,7 +39,8 @@ class BatchStream:
     """Iterates over this rank's `Batch` of the steps `start_step` .. `recipe.optim.steps` - 1.
 
     `grid` is the (rows, columns) of patches of the student's global view. `tokenize` may be None when no text is
-    read. `state` is the `state_dict()` of a stream that stopped before `start_step`, of this rank or of all of them
+    read. `teacher_view` is the side in pixels of a view of the same part of the picture that the teacher gets for
+    itself. `state` is the `state_dict()` of a stream that stopped before `start_step`, of this rank or of all of them
     (`merge_states`); without it a streamed source is read from its beginning up to that step. Raises ValueError for
     a batch that does not split into ranks, for captions the data does not have, and, from the iteration, for data
     with too many broken samples. `close()` ends the threads; so does reaching the last step.
@@ -55,6 +56,7 @@ class BatchStream:
         rank: int,
         world: int,
         device: torch.device | str,
+        teacher_view: int | None = None,
         start_step: int = 0,
         state: dict[str, Any] | None = None,
     ):
@@ -64,6 +66,7 @@ class BatchStream:
         self.wait_seconds = 0.0
         """Time the consumer has spent in `next()` so far, rendering of scenes included."""
         self._grid = grid
+        self._teacher_view = teacher_view
         per_rank = recipe.data.batch_size // world
         self._share = slice(rank * per_rank, (rank + 1) * per_rank)
         self._step = start_step
@@ -116,7 +119,9 @@ class BatchStream:
         self, source: Source, tokenize: Tokenize | None, start_step: int, stream_state: dict[str, Any] | None
     ) -> SceneMaker | PhotoMaker:
         if isinstance(source, SceneSource):
-            return SceneMaker(source, self.recipe, tokenize=tokenize, share=self._share)
+            return SceneMaker(
+                source, self.recipe, tokenize=tokenize, share=self._share, teacher_view=self._teacher_view
+            )
         feed = open_feed(
             source,
             seed=self.recipe.seed,
@@ -125,7 +130,14 @@ class BatchStream:
             start_step=start_step,
             state=stream_state,
         )
-        return PhotoMaker(feed, self.recipe, tokenize=tokenize, pool=self._pool, tally=self._tally)
+        return PhotoMaker(
+            feed,
+            self.recipe,
+            tokenize=tokenize,
+            pool=self._pool,
+            tally=self._tally,
+            teacher_view=self._teacher_view,
+        )
 
     def _state_after(self, step: int) -> dict[str, Any]:
         broken = self._tally.summary()

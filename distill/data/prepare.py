@@ -1,6 +1,7 @@
 """One rank's share of one global batch, in two halves: what a background thread can do, and what the device does.
 
-Legend: B images of this rank, N patches, M local crops, C CLS tokens, L caption tokens, V = view side.
+Legend: B images of this rank, N patches, M local crops, C CLS tokens, L caption tokens, V = view side,
+T = side of the teacher's own view.
 
 The thread reads, decodes, crops and tokenises. Photos then only have to be moved. Scenes are rendered in the second
 half, on the trainer's own thread and device: on an accelerator that is a few kernels in its stream, and on a CPU the
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from distill.config import Recipe
@@ -24,6 +25,7 @@ from distill.data.draws import EpochOrder
 from distill.data.feeds import Feed
 from distill.data.pictures import load_rgb, open_picture, upright_aspect
 from distill.data.plan import StepPlan
+from distill.data.scenes import SceneWorld
 from distill.data.sources import Sample, SceneSource
 from distill.data.streams import Pick
 from distill.data.views import crop_picture, crop_tensor, needed_side, place_crops
@@ -38,8 +40,19 @@ MAX_ATTEMPTS = 100
 class SceneMaker:
     """Batches of the procedural world."""
 
-    def __init__(self, source: SceneSource, recipe: Recipe, *, tokenize: Tokenize | None, share: slice):
+    def __init__(
+        self,
+        source: SceneSource,
+        recipe: Recipe,
+        *,
+        tokenize: Tokenize | None,
+        share: slice,
+        teacher_view: int | None = None,
+    ):
+        """`teacher_view`: side of the teacher's own view, pixels. For it the same scene is drawn once more at that
+        size; its sensor noise, which is drawn per pixel, is another."""
         self.source, self.recipe, self.tokenize, self.share = source, recipe, tokenize, share
+        self.teacher_world = None if teacher_view is None else SceneWorld(recipe.data.scenes, teacher_view)
         self.order = EpochOrder(len(source), seed=recipe.seed)
 
     def prepare(self, step: int, plan: StepPlan) -> Finish:
@@ -62,12 +75,22 @@ class SceneMaker:
                 hidden=plan.hidden.to(device),
                 captions=None if captions is None else captions.to(device),
                 local_crops=torch.stack(crops) if crops else None,
+                teacher_pixels=self._teacher_pixels(indices, whole, plan.flips, device),
             )
 
         return finish
 
     def state(self) -> None:
         return None
+
+    def _teacher_pixels(
+        self, indices: Int[Tensor, " B"], boxes: Float[Tensor, "B 4"], flips: Bool[Tensor, " B"], device: torch.device
+    ) -> Float[Tensor, "B 3 T T"] | None:
+        """The same boxes of the same scenes as the student's view."""
+        if self.teacher_world is None:
+            return None
+        pictures = self.teacher_world.render(indices.to(device), device=device).pixels
+        return crop_tensor(pictures, boxes, flips, size=self.teacher_world.image_size)
 
     def _captions(self, indices: Int[Tensor, " B"], draws: list[CaptionDraw]) -> list[str]:
         texts = [""] * len(draws)
@@ -85,6 +108,7 @@ class Photo:
     name: str
     view: UInt8[Tensor, "3 V V"]
     local_views: list[UInt8[Tensor, "3 v v"]]
+    teacher_view: UInt8[Tensor, "3 T T"] | None
     captions: list[str]
     broken: list[BrokenSample]
 
@@ -100,8 +124,12 @@ class PhotoMaker:
         tokenize: Tokenize | None,
         pool: Executor,
         tally: BrokenTally,
+        teacher_view: int | None = None,
     ):
+        """`teacher_view`: side of the teacher's own view, pixels, made from the file and not from the student's view.
+        Where the file holds no more detail than the student sees, neither does the teacher's view."""
         self.feed, self.recipe, self.tokenize, self.pool, self.tally = feed, recipe, tokenize, pool, tally
+        self.teacher_view = teacher_view
         self.reader = CaptionReader()
 
     def prepare(self, step: int, plan: StepPlan) -> Finish:
@@ -115,6 +143,7 @@ class PhotoMaker:
         captions = tokenised([list(texts) for texts in zip(*(p.captions for p in photos), strict=True)], self.tokenize)
         pixels = torch.stack([photo.view for photo in photos])
         local = [torch.stack(views) for views in zip(*(photo.local_views for photo in photos), strict=True)]
+        teacher_pixels = None if self.teacher_view is None else torch.stack([photo.teacher_view for photo in photos])
 
         def finish(device: torch.device) -> Batch:
             return Batch(
@@ -123,6 +152,7 @@ class PhotoMaker:
                 hidden=plan.hidden.to(device),
                 captions=None if captions is None else captions.to(device),
                 local_crops=_unit(torch.stack(local), device) if local else None,
+                teacher_pixels=None if teacher_pixels is None else _unit(teacher_pixels, device),
             )
 
         return finish
@@ -138,8 +168,8 @@ class PhotoMaker:
                 captions = [
                     self.reader.read(sample.captions, kinds[place], name=sample.name) for kinds in plan.captions
                 ]
-                view, local_views = self._views(sample, plan, place)
-                return Photo(sample.name, view, local_views, captions, broken)
+                view, local_views, teacher_view = self._views(sample, plan, place)
+                return Photo(sample.name, view, local_views, teacher_view, captions, broken)
             except BrokenSample as error:
                 broken.append(error)
         examples = "; ".join(str(error) for error in broken[:3])
@@ -149,19 +179,24 @@ class PhotoMaker:
 
     def _views(
         self, sample: Sample, plan: StepPlan, place: int
-    ) -> tuple[UInt8[Tensor, "3 V V"], list[UInt8[Tensor, "3 v v"]]]:
+    ) -> tuple[UInt8[Tensor, "3 V V"], list[UInt8[Tensor, "3 v v"]], UInt8[Tensor, "3 T T"] | None]:
         views, size = self.recipe.data.views, self.recipe.data.image_size
         picture = open_picture(sample.picture, name=sample.name)
         aspect = upright_aspect(picture, name=sample.name)
         whole = place_crops(plan.crops[place : place + 1], scale=views.global_scale, aspect=aspect)
         local = place_crops(plan.local_crops[:, place], scale=views.local_scale, aspect=aspect)
-        side = max(needed_side(whole, size=size), needed_side(local, size=views.local_size))
+        largest = max(size, self.teacher_view or 0)
+        side = max(needed_side(whole, size=largest), needed_side(local, size=views.local_size))
         picture = load_rgb(picture, side=side, name=sample.name)
         local_views = [
             crop_picture(picture, tuple(box), flip=flip, size=views.local_size)
             for box, flip in zip(local.tolist(), plan.local_flips[:, place].tolist(), strict=True)
         ]
-        return crop_picture(picture, tuple(whole[0].tolist()), flip=bool(plan.flips[place]), size=size), local_views
+        box, flip = tuple(whole[0].tolist()), bool(plan.flips[place])
+        view = crop_picture(picture, box, flip=flip, size=size)
+        if self.teacher_view is None:
+            return view, local_views, None
+        return view, local_views, crop_picture(picture, box, flip=flip, size=self.teacher_view)
 
 
 def tokenised(texts: list[list[str]], tokenize: Tokenize | None) -> Int[Tensor, "C B L"] | None:

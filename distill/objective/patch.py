@@ -10,8 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from distill import config
+
 Supervise = Literal["masked", "visible", "all"]
 Normalise = Literal["per_image", "ibot_plus_visible", "sum"]
+SORTS = ("hidden", "visible")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,30 @@ def patch_weights(
     return weights_BN / len(hidden_BN)
 
 
+def heard_weights(hidden_BN: Bool[Tensor, "B N"], settings: config.Patch) -> Float[Tensor, "B N"]:
+    """`patch_weights` as a recipe sets them."""
+    return patch_weights(
+        hidden_BN,
+        supervise=settings.supervise,
+        normalise=settings.normalise,
+        visible_weight=settings.visible_weight,
+    )
+
+
+def unheard_weights(hidden_BN: Bool[Tensor, "B N"], settings: config.Patch) -> Float[Tensor, "B N"]:
+    """Weight 1 on every patch that has none."""
+    return (heard_weights(hidden_BN, settings) == 0).float()
+
+
+def heard_sorts(settings: config.Patch) -> tuple[str, ...]:
+    """Which of `SORTS` carry weight."""
+    return {"masked": ("hidden",), "visible": ("visible",), "all": SORTS}[settings.supervise]
+
+
+def unheard_sorts(settings: config.Patch) -> tuple[str, ...]:
+    return tuple(sort for sort in SORTS if sort not in heard_sorts(settings))
+
+
 def _mean_weights(chosen_BN: Tensor) -> Tensor:
     """1 / (number chosen in the image) on the chosen patches, 0 elsewhere."""
     return chosen_BN / chosen_BN.sum(dim=1, keepdim=True).clamp(min=1)
@@ -66,3 +93,16 @@ def select(tokens_BND: Float[Tensor, "B N D"], weights_BN: Float[Tensor, "B N"])
 def mean_where(values_M: Float[Tensor, " M"], chosen_M: Bool[Tensor, " M"]) -> Float[Tensor, ""]:
     """The mean over the chosen values, for the log; nan when none is chosen. Does not wait for the device."""
     return torch.where(chosen_M, values_M, 0.0).sum() / chosen_M.sum()
+
+
+def by_sort(
+    per_token_M: Float[Tensor, " M"],
+    hidden_BN: Bool[Tensor, "B N"],
+    index_M: Int[Tensor, " M"],
+    *,
+    sorts: tuple[str, ...],
+) -> dict[str, Tensor]:
+    """Diagnostics patch/hidden and patch/visible: the mean loss per token of that sort."""
+    hidden_M = hidden_BN.flatten()[index_M]
+    chosen = {"hidden": hidden_M, "visible": ~hidden_M}
+    return {f"patch/{sort}": mean_where(per_token_M, chosen[sort]) for sort in sorts}

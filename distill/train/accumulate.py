@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distill.compose import Parts
 from distill.contracts import Batch, Losses, Predictions, Tokens
-from distill.objective.objective import Offsets
+from distill.objective.prototype_terms import Offsets
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def backward_in_pieces(
             with accelerator.autocast():
                 predictions = model(piece)
                 targets = parts.teacher.targets(piece, predictions) if parts.teacher else None
-                losses = parts.objective.distillation(
+                losses = parts.objective.transfer(
                     predictions,
                     targets,
                     hidden=piece.hidden,
@@ -85,6 +85,7 @@ def _part(batch: Batch, rows: slice) -> Batch:
         hidden=batch.hidden[rows],
         captions=None if batch.captions is None else batch.captions[:, rows],
         local_crops=None if batch.local_crops is None else batch.local_crops[:, rows],
+        teacher_pixels=None if batch.teacher_pixels is None else batch.teacher_pixels[rows],
     )
 
 
@@ -92,8 +93,7 @@ def _look_at_everything(
     pieces: list[Batch], *, model: nn.Module, parts: Parts, accelerator: Accelerator, progress: float
 ) -> tuple[Contrast | None, Offsets | None]:
     """First pass: contrastive gradients and prototype offsets of the whole batch, without history."""
-    objective, teacher = parts.objective, parts.teacher
-    with_prototypes = objective.with_cls or objective.with_prototypes
+    prototypes, teacher = parts.objective.transfer.prototypes, parts.teacher
     cls, text, features = [], [], []
     with torch.no_grad(), accelerator.autocast():
         for piece in pieces:
@@ -101,12 +101,14 @@ def _look_at_everything(
             if predictions.text is not None:
                 cls.append(predictions.unmasked.cls.float())
                 text.append(predictions.text.float())
-            if with_prototypes:
+            if prototypes is not None:
                 targets = teacher.targets(piece, predictions)
                 student = predictions.masked or predictions.unmasked
                 grid = student.grid if student is not None else None
-                features.append(objective.target_features(targets, hidden=piece.hidden, grid=grid))
-        offsets = objective.offsets(features, heads=teacher.heads, progress=progress) if with_prototypes else None
+                features.append(prototypes.target_features(targets, hidden=piece.hidden, grid=grid))
+        offsets = None
+        if prototypes is not None:
+            offsets = prototypes.offsets(features, heads=teacher.heads, progress=progress)
     contrast = _contrast(torch.cat(cls), torch.cat(text, dim=1), parts, accelerator) if cls else None
     return contrast, offsets
 

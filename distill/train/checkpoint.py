@@ -3,7 +3,7 @@
 checkpoints/step_00001000/
     student.safetensors    encoders, heads, temperatures, adapters
     teacher.safetensors    what a momentum teacher holds, or what learns of a partial one; absent for frozen ones
-    objective.safetensors  centres and running statistics
+    objective.safetensors  centres, clusters and running statistics
     optimizer.safetensors  optimiser state, `NAME OF STATE/NAME OF PARAMETER`
     rank_0.safetensors     generators of each rank
     state.json             step, data position of each rank, scalars
@@ -21,7 +21,14 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
+FORMER_PLACES = {
+    "cls_balance": "transfer.prototypes.cls_balance",
+    "patch_balance": "transfer.prototypes.patch_balance",
+    "standardise_cls": "transfer.features.standardise_cls",
+    "standardise_patches": "transfer.features.standardise_patches",
+}
+"""Where format 1 kept what is now under `transfer` in the objective."""
 
 
 class BrokenCheckpoint(ValueError):
@@ -34,7 +41,12 @@ class Checkpoint:
     step: int
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.folder / f"{name}.safetensors")
+        """The tensors of a part by the names they have today."""
+        tensors = load_file(self.folder / f"{name}.safetensors")
+        if name != "objective":
+            return tensors
+        parts = {key: key.partition(".") for key in tensors}
+        return {f"{FORMER_PLACES.get(first, first)}.{rest}": tensors[key] for key, (first, _, rest) in parts.items()}
 
     def has(self, name: str) -> bool:
         return (self.folder / f"{name}.safetensors").exists()

@@ -12,8 +12,8 @@ from distill.contracts import Batch, Predictions, Tokens
 from distill.encoders.batch_norm import mixes_pictures, running_statistics_stay
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
+from distill.objective.adapters import Adapters
 from distill.objective.contrastive import Temperatures
-from distill.objective.features import Adapters
 
 
 class Learner(nn.Module):
@@ -29,9 +29,11 @@ class Learner(nn.Module):
         sees_unmasked: bool,
         sees_masked: bool,
         drops_hidden: bool,
+        layers: tuple[int, ...] = (),
     ):
         """`sees_unmasked`, `sees_masked`: which passes some loss listens to. A pass nobody hears is not made.
-        `drops_hidden`: the masked pass leaves hidden patches out instead of replacing them."""
+        `drops_hidden`: the masked pass leaves hidden patches out instead of replacing them.
+        `layers`: earlier blocks whose patches come along."""
         super().__init__()
         self.encoder = encoder
         self.heads = heads
@@ -40,6 +42,7 @@ class Learner(nn.Module):
         self.sees_unmasked = sees_unmasked
         self.sees_masked = sees_masked
         self.drops_hidden = drops_hidden
+        self.layers = layers
 
     def forward(self, batch: Batch) -> Predictions:
         """The three passes of tipsv2.md section 2: unmasked, masked, local crops; and the captions."""
@@ -57,12 +60,13 @@ class Learner(nn.Module):
         # Batch norm would show each half what is in the other.
         if both and not self.drops_hidden and not mixes_pictures(image):
             # One call on 2B pictures: small towers are slow because of small matrices.
-            return image(torch.cat([batch.pixels] * 2), torch.cat([torch.zeros_like(hidden), hidden])).halves()
-        unmasked = image(batch.pixels) if self.sees_unmasked else None
+            pixels, none_and_some = torch.cat([batch.pixels] * 2), torch.cat([torch.zeros_like(hidden), hidden])
+            return image(pixels, none_and_some, layers=self.layers).halves()
+        unmasked = image(batch.pixels, layers=self.layers) if self.sees_unmasked else None
         if not self.sees_masked:
             return unmasked, None
         with self._statistics_of_the_first(self.sees_unmasked):
-            return unmasked, image(batch.pixels, hidden, drop=self.drops_hidden)
+            return unmasked, image(batch.pixels, hidden, layers=self.layers, drop=self.drops_hidden)
 
     def _local_crops(self, crops: Tensor | None) -> Tensor | None:
         """CLS 1 of every local crop, [M, B, D]."""

@@ -153,6 +153,7 @@ class Training:
             self.recipe,
             source=open_source(self.recipe.data),
             grid=image.grid(size, size),
+            teacher_view=self.parts.teacher_view,
             tokenize=text.tokenize if text is not None else None,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
@@ -281,6 +282,8 @@ class Training:
             self.journal.say(f"going on after step {self.step}")
         for row in self.parts.report:
             self.journal.say(f"  {row}")
+        if self.parts.match is not None:
+            self.journal.say(f"  {self.parts.match.said}")
         if self.recipe.teacher.kind == "partial":
             learning = sum(parameter.numel() for _, parameter in trained_parameters(self.parts.teacher))
             total = sum(parameter.numel() for parameter in self.parts.teacher.parameters())
