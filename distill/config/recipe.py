@@ -155,7 +155,7 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             "supervise=visible is supervise=all when nothing is hidden; say all, or hide patches",
         ),
         (
-            masking.how == "drop" and not (_hears_patches(patch) and patch.supervise == "visible"),
+            masking.how == "drop" and not (hears_patches(patch) and patch.supervise == "visible"),
             ("masking.how", "objective.patch.supervise"),
             "dropped patches make no prediction that a loss could hear; set objective.patch.supervise=visible and a "
             "weight, or masking.how=replace",
