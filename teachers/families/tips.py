@@ -1,7 +1,7 @@
 """TIPS and TIPSv2: the released .npz pairs and transformers' Tipsv2Model, in our own towers.
 
 Both have two CLS tokens: CLS 1 was trained on web captions, CLS 2 (the register of the files) on synthetic ones. Pixels
-are RGB in [0, 1], with no mean taken off. The one released temperature goes with either token.
+are RGB in [0, 1], with no mean taken off. Training had a temperature for each token; one was released.
 """
 
 from pathlib import Path
@@ -52,7 +52,7 @@ def load(name: str, weights: str | None) -> Pretrained:
 
 FAMILY = Family(
     name="tips",
-    title="TIPS and TIPSv2, as released (.npz) or of transformers (Tipsv2Model); text needs the extra: tips",
+    title="TIPS and TIPSv2, as released (.npz) or of transformers' Tipsv2Model (extra: tips)",
     names=f"a folder with *{VISION}, *{TEXT} and {TOKENIZER}, one of the two files, a folder with config.json, "
     f"model.safetensors and {TOKENIZER}, or a hub name OWNER/NAME; {', '.join(RELEASED)} with weights={RANDOM}",
     dense="last hidden state, in the space of its text",

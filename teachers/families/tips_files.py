@@ -169,7 +169,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     for name, array in arrays.items():
         if array.dtype.kind != "f":
             raise ValueError(f"{path}: {name} should hold floating-point numbers, got {array.dtype}")
-    return {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+    return {name: torch.from_numpy(array.astype(np.float32, copy=False)) for name, array in arrays.items()}
 
 
 def _read_safetensors(folder: Path) -> dict[str, Tensor]:
@@ -187,7 +187,8 @@ def _read_safetensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    """One tower's tensors in float32, whatever precision they were saved in."""
+    return {name.removeprefix(prefix): value.float() for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _sizes_in(settings: dict, folder: Path) -> Sizes:
