@@ -501,6 +501,9 @@ def test_a_folder_without_description_is_refused(folder):
     (folder / "open_clip_config.json").unlink()
     with pytest.raises(ValueError, match=r"has no open_clip_config\.json; name a folder in the layout"):
         load(str(folder), None)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"its config\.json looks like transformers:"):
+        load(str(folder), None)
 
 
 @pytest.mark.parametrize("pixels", [{}, {"mean": MEAN}, {"mean": MEAN, "std": 0.5}, None])

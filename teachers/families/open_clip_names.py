@@ -115,7 +115,10 @@ def _of_hub(name: str, asked: str, *, with_weights: bool) -> Path:
 
 
 def _in_folder(folder: Path, name: str, weights: str | None) -> Described:
-    settings = read_settings(folder / CONFIG, hint="name a folder in the layout of open_clip's models on the hub")
+    is_transformers = (folder / "config.json").is_file()
+    own_layout = "name a folder in the layout of open_clip's models on the hub"
+    hint = f"its config.json looks like transformers:{folder}" if is_transformers else own_layout
+    settings = read_settings(folder / CONFIG, hint=hint)
     config, pixels = settings.get("model_cfg"), settings.get("preprocess_cfg", {})
     parts = [config.get(part) for part in ("vision_cfg", "text_cfg")] if isinstance(config, dict) else []
     if not parts or "embed_dim" not in config or not all(isinstance(part, dict) for part in parts):
