@@ -1,6 +1,7 @@
 """Reading weights from files, and fitting them to a module: names, shapes and position grids are checked."""
 
 import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -39,6 +40,11 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
         return read_safetensors(path)
     if path.suffix not in TORCH_SUFFIXES:
         raise ValueError(f"{path}: weights are read from {', '.join(('.safetensors', *TORCH_SUFFIXES))} files")
+    if _is_scripted(path):
+        raise ValueError(
+            f"{path} is a TorchScript archive, and loading it could run anything; where you trust it, load it with "
+            "torch.jit.load and write its state dict with safetensors.torch.save_file"
+        )
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
@@ -49,6 +55,14 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, OSError) as problem:
         raise ValueError(f"{path} is not a complete file of torch.save: {problem}") from problem
     return _tensors_in(found, path)
+
+
+def _is_scripted(path: Path) -> bool:
+    """Whether torch.jit wrote it, as OpenAI's released CLIPs: torch.save writes the same kind of archive."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _tensors_in(found: object, path: Path) -> dict[str, Tensor]:

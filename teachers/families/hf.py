@@ -6,9 +6,7 @@ that they share the space of its text. DINOv3 ConvNeXt's are the places of the l
 their mean, both normed.
 """
 
-import json
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from torch import nn
 
 from distill.contracts import Statistics
+from teachers.families.folders import HUB_NAME, first_line, hub_folder, licence_on_card, read_settings
 from teachers.families.hf_towers import CLIP, CONVNEXT, DINOV2, DINOV3, NAFLEX, SIGLIP, HfImage, HfText, Layout
 from teachers.families.pretrained import RANDOM, Family, Pretrained
 
@@ -54,7 +52,7 @@ HEADS = {"classifier", "logit_bias", "logit_scale", "text_model", "text_projecti
 """Parts of checkpoints that an image tower alone does not have; any other surplus tensor is a mistake."""
 
 TOKENIZERS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json")
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+SAVED = "name a folder that transformers' save_pretrained wrote"
 ANY_STATISTICS = Statistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 """For random weights without a preprocessor_config.json, which know no pixels yet."""
 
@@ -94,7 +92,7 @@ def load(name: str, weights: str | None) -> Pretrained:
         heads=None,
         image_size=_image_size(folder, preprocessor or _size_in(vision, kind), image.patch_size),
         temperature=math.exp(-model.logit_scale.item()) if kind.with_text else None,
-        licence=_licence(folder),
+        licence=licence_on_card(folder),
         source=weights or name,
     )
 
@@ -136,35 +134,20 @@ def _quiet() -> Iterator[None]:
 
 
 def _folder(name: str, *, with_weights: bool) -> Path:
-    """The folder itself, or the hub's copy of the model in the local cache; downloaded first, with the hub's own
-    progress bar, where the hub may be asked."""
+    """The folder itself, or that of a model on the hub."""
     folder = Path(name)
     if folder.is_dir():
         return folder
     if folder.exists():
         raise ValueError(f"transformers:{name} is a file; name the folder that holds it and its config.json")
-    if not HUB_NAME.fullmatch(name):
-        raise ValueError(f"transformers:{name}: there is no such folder, and hub names look like OWNER/NAME")
-    _transformers()
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
+    if HUB_NAME.fullmatch(name):
+        _transformers()
     wanted = ["*.json", "*.txt", "*.model", "README.md"] + ["model*.safetensors"] * with_weights
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except (OSError, HFValidationError) as problem:
-        if constants.HF_HUB_OFFLINE:
-            raise ValueError(
-                f"transformers:{name} is neither a folder nor in the local cache of the hub, and HF_HUB_OFFLINE=1 "
-                "forbids to download it"
-            ) from problem
-        raise ValueError(
-            f"transformers:{name} is neither a folder nor a model that the hub gives: {_first_line(problem)}"
-        ) from problem
+    return hub_folder(name, asked=f"transformers:{name}", wanted=wanted)
 
 
 def _kind(folder: Path) -> Kind:
-    settings = _json(folder / "config.json")
+    settings = read_settings(folder / "config.json", hint=SAVED)
     model_type = settings.get("model_type")
     if str(model_type).startswith("tipsv2"):
         raise ValueError(f"{folder} is of type {model_type}: use tips:{folder}")
@@ -180,7 +163,7 @@ def _config(folder: Path) -> Any:
         return _transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, TypeError, OSError, StrictDataclassError) as problem:
         raise ValueError(
-            f"{folder}/config.json is not one that transformers accepts: {_first_line(problem)}"
+            f"{folder}/config.json is not one that transformers accepts: {first_line(problem)}"
         ) from problem
 
 
@@ -202,7 +185,7 @@ def _model(folder: Path, config: Any, kind: Kind, weights: str | None) -> nn.Mod
             ignore_mismatched_sizes=True,
         )
     except (SafetensorError, OSError, RuntimeError) as problem:
-        raise ValueError(f"{folder} holds no complete safetensors weights: {_first_line(problem)}") from problem
+        raise ValueError(f"{folder} holds no complete safetensors weights: {first_line(problem)}") from problem
     _check_report(report, folder)
     return model
 
@@ -269,7 +252,7 @@ def _tokenizer(folder: Path) -> Any:
     try:
         tokenizer = _transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as problem:  # a damaged tokenizer.json raises a bare Exception
-        raise ValueError(f"{folder}: its tokenizer cannot be read: {_first_line(problem)}") from problem
+        raise ValueError(f"{folder}: its tokenizer cannot be read: {first_line(problem)}") from problem
     if tokenizer.pad_token is None:
         raise ValueError(f"{folder}: its tokenizer names no pad_token; add it to tokenizer_config.json")
     return tokenizer
@@ -278,9 +261,9 @@ def _tokenizer(folder: Path) -> Any:
 def _preprocessor(folder: Path) -> dict | None:
     """Settings of the image processor; newer releases keep them in the processor's file."""
     if (folder / "preprocessor_config.json").is_file():
-        return _json(folder / "preprocessor_config.json")
+        return read_settings(folder / "preprocessor_config.json", hint=SAVED)
     if (folder / "processor_config.json").is_file():
-        return _json(folder / "processor_config.json").get("image_processor")
+        return read_settings(folder / "processor_config.json", hint=SAVED).get("image_processor")
     return None
 
 
@@ -313,34 +296,3 @@ def _image_size(folder: Path, preprocessor: dict, patch_size: int) -> int:
     if sides or not isinstance(side, int) or side < patch_size:
         raise ValueError(f"{folder}: pictures of {size} pixels are not squares of {patch_size} pixels or more")
     return side // patch_size * patch_size
-
-
-def _licence(folder: Path) -> str | None:
-    """From the model card; `other` is replaced by the name that the card gives it."""
-    from huggingface_hub.repocard import metadata_load
-
-    card = folder / "README.md"
-    try:
-        stated = (metadata_load(card) if card.is_file() else None) or {}
-    except (ValueError, yaml.YAMLError):
-        return None
-    licence = stated.get("license")
-    if licence == "other":
-        licence = stated.get("license_name", licence)
-    return licence if isinstance(licence, str) else None
-
-
-def _json(path: Path) -> dict:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} has no {path.name}; name a folder that transformers' save_pretrained wrote")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise ValueError(f"{path} is not JSON: {problem}") from problem
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not settings by name")
-    return found
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0]

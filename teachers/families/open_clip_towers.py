@@ -183,21 +183,19 @@ class ClipText(TextEncoder):
     """open_clip's text transformer and the tokenizer of its model, which is looked for when first needed."""
 
     def __init__(self, model: TextTransformer, *, width: int, find_tokenizer: Callable[[], Any]):
-        """`find_tokenizer` returns one of open_clip's tokenizers, or raises ValueError."""
+        """`find_tokenizer` returns one of open_clip's tokenizers, always the same, or raises ValueError."""
         super().__init__()
         self.model = model
         self.width = width
         self.num_layers = len(model.transformer.resblocks)
         self._find_tokenizer = find_tokenizer
-        self._tokenizer = None
 
     def tokenize(self, texts: list[str]) -> Int[Tensor, "B L"]:
         """What open_clip's tokenizer returns; ValueError when it cannot be had, or is another model's."""
-        if self._tokenizer is None:
-            self._tokenizer = self._find_tokenizer()
+        tokenizer = self._find_tokenizer()
         if not texts:
             return torch.zeros(0, self.model.context_length, dtype=torch.long)
-        ids = self._tokenizer(texts)
+        ids = tokenizer(texts)
         if ids.max() >= self.model.vocab_size:
             raise ValueError(
                 f"the tokenizer gives token {ids.max()}, but the text tower knows {self.model.vocab_size} tokens: "
