@@ -145,10 +145,15 @@ def build_convnet(settings: ImageTower, image_size: int, statistics: Statistics)
             raise ValueError(f"timm:{name} is a convnet and has no {key}; set what it has in extra")
     if settings.num_cls != 1:
         raise ValueError(f"timm:{name} is a convnet with one pooled token: set num_cls=1")
-    model = create(name, settings.extra | {"pretrained": False, "num_classes": 0})
+    return TimmConvNet(create_convnet(name, settings.extra), statistics=statistics, image_size=image_size)
+
+
+def create_convnet(name: str, arguments: dict) -> nn.Module:
+    """timm's model `name` with random weights, made with `arguments`. ValueError when it names no feature map."""
+    model = create(name, arguments | {"pretrained": False, "num_classes": 0})
     if not hasattr(model, "feature_info") or not model.feature_info or not hasattr(model, "forward_head"):
         raise ValueError(f"timm:{name} names no feature map to take patches from; use another model")
-    return TimmConvNet(model, statistics=statistics, image_size=image_size)
+    return model
 
 
 def _layers(model: nn.Module) -> dict[str, int]:
