@@ -15,6 +15,7 @@ from distill.objective.features import Adapters
 from distill.objective.objective import Objective
 from distill.train.learner import Learner
 from teachers import Frozen, Momentum, Partial
+from teachers.families import FAMILIES as FAMILIES
 from teachers.families import RANDOM, Pretrained
 from teachers.families import load as load_pretrained
 

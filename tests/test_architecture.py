@@ -27,7 +27,7 @@ FORBIDDEN = {
 }
 """What a package must not import, whatever the depth; its own modules are always allowed."""
 
-TOPS = ("distill.study", "distill.publish", "distill.show", "distill.cli", "distill.__main__")
+TOPS = ("distill.study", "distill.inspection", "distill.publish", "distill.show", "distill.cli", "distill.__main__")
 """What stands above the library: only the command line and what stands there itself may import it."""
 
 BELOW_COMPOSE = ("distill.config", "distill.contracts", "distill.data", "distill.encoders", "distill.objective")

@@ -50,7 +50,7 @@ def load(name: str, weights: str | None) -> Pretrained:
 FAMILY = Family(
     name="timm",
     title="image encoders of timm: DINOv2, DINOv3, SigLIP2, RADIO, TIPSv2, DeiT, ConvNeXt, any plain ViT or convnet",
-    names="timm's name of the model, with its tag or without; weights: a file, or none for timm's own from the hub",
+    names="timm's name of the model, with or without its tag; weights: a file, or none for timm's own on the hub",
     dense="patch tokens after the final norm; the places of a convnet's last feature map, normed like the pooled one",
     text="none",
     heads="none",
