@@ -38,8 +38,8 @@ def list_families(options: argparse.Namespace) -> int:
         for label, value in rows:
             print(_wrapped(f"  {label:<12}", value))
         print()
-    print("distill teachers inspect FAMILY:NAME [--weights FILE]   loads one and looks at it")
-    print("teacher.kind=frozen teacher.model=FAMILY:NAME           learns from it, in a recipe")
+    print("distill teachers inspect FAMILY:NAME [--weights FILE]  loads one and looks at it")
+    print("teacher.kind=frozen teacher.model=FAMILY:NAME          learns from it, in a recipe")
     return FINISHED
 
 
@@ -110,7 +110,7 @@ def _scenes(found: Pretrained) -> tuple[Tensor, list[str]]:
     rows, columns = found.image.grid(found.image_size, found.image_size)
     indices = torch.arange(max(NUM_PICTURES, math.ceil(NUM_PATCHES / (rows * columns))))
     world = SceneWorld(Scenes(), found.image_size)
-    return world.render(indices, split="val").pixels, world.captions(indices, "short", "val")
+    return world.render(indices, split="heldout").pixels, world.captions(indices, "short", "heldout")
 
 
 @torch.no_grad()
