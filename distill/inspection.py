@@ -38,8 +38,8 @@ def list_families(options: argparse.Namespace) -> int:
         for label, value in rows:
             print(_wrapped(f"  {label:<12}", value))
         print()
-    print("distill teachers inspect FAMILY:NAME [--weights FILE]  loads one and looks at it")
-    print("teacher.kind=frozen teacher.model=FAMILY:NAME          learns from it, in a recipe")
+    print("look at one:      distill teachers inspect FAMILY:NAME [--weights FILE]")
+    print("learn from it:    teacher.kind=frozen teacher.model=FAMILY:NAME, in a recipe")
     return FINISHED
 
 

@@ -360,7 +360,7 @@ def test_dinov2_says_the_same_in_timm(released, registers):
     else:
         tensors |= {"cls_token": cls_token, "pos_embed": positions}
     name = "vit_small_patch14_reg4_dinov2" if registers else "vit_small_patch14_dinov2"
-    # At other sizes the two differ by 1e-2 without registers: timm smooths when it resamples positions, and transformers
+    # At other sizes the two differ by 1e-2 without registers: timm resamples positions with antialiasing, transformers
     # does so, as the makers did, for models with registers only.
     sizes = ((42, 42), (56, 70)) if registers else ((42, 42),)
     assert worst_against_timm(name, tensors, folder, sizes=sizes, img_size=42) < TOLERANCE
