@@ -52,6 +52,14 @@ examples:
 
 A study that was stopped or killed goes on when the same command is given again; several processes may work on one."""
 
+TEACHERS = """\
+examples:
+  distill teachers                          the families of encoders there are, and what each gives
+  distill teachers inspect distill:runs/ibotpp-seed0
+  distill teachers inspect transformers:models/dinov2-small
+  distill teachers inspect timm:deit_tiny_patch16_224 --weights model.safetensors
+  distill teachers inspect timm:convnext_tiny --weights random"""
+
 EVAL = f"""\
 tasks: {", ".join(TASKS)}
 
@@ -111,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("words", metavar="key=value", nargs="*", help=settings)
 
     _add_study(commands, settings)
+    _add_teachers(commands)
 
     command = _command(commands, "eval", "measure a trained encoder", EVAL, run=evaluate)
     command.add_argument("path", metavar="RUN|CHECKPOINT", type=Path, help="run folder, or checkpoint folder")
@@ -169,6 +178,15 @@ def _add_study(commands: argparse._SubParsersAction, settings: str) -> None:
     action.add_argument("--to", type=Path, required=True, metavar="PAGE", dest="recipe", help="the page to write")
 
 
+def _add_teachers(commands: argparse._SubParsersAction) -> None:
+    summary = "list the families of encoders that can teach, or look at one of them"
+    command = _command(commands, "teachers", summary, TEACHERS, run=inspection("list_families"))
+    actions = command.add_subparsers(title="actions (without any: the list)", metavar="ACTION")
+    action = _command(actions, "inspect", "load an encoder and look at its features", run=inspection("inspect"))
+    action.add_argument("model", metavar="FAMILY:NAME", help="as in teacher.model")
+    action.add_argument("--weights", metavar="FILE", help="as in teacher.weights: a file, or random")
+
+
 def train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.words)
     from distill.train.loop import train as carry_out
@@ -183,6 +201,17 @@ def study(name: str) -> Callable[[argparse.Namespace], int]:
         from distill.study.command import ACTIONS
 
         return ACTIONS[name](options)
+
+    return carry_out
+
+
+def inspection(name: str) -> Callable[[argparse.Namespace], int]:
+    """One of the actions on teachers; their module is imported when it is carried out."""
+
+    def carry_out(options: argparse.Namespace) -> int:
+        from distill import inspection
+
+        return {"list_families": inspection.list_families, "inspect": inspection.inspect}[name](options)
 
     return carry_out
 

@@ -1,30 +1,57 @@
 """Recipe to objects: the only module of distill that imports teachers."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
-from distill.config import ImageTower, Recipe, Student, recipe_from_file
+from distill.config import Recipe, Student
 from distill.config import Teacher as TeacherSettings
 from distill.contracts import ImageEncoder, Teacher
 from distill.encoders.batch_norm import check_batch_norms
 from distill.encoders.dual import DualEncoder, build_dual
 from distill.encoders.head import Heads, build_heads
-from distill.encoders.image import build_image_tower
 from distill.encoders.initialisation import PartReport, apply_update_policy, initialise
-from distill.encoders.timm_names import timm_input_size
-from distill.encoders.timm_weights import load_timm_weights
-from distill.encoders.weights import load_strictly
 from distill.objective.adapters import Adapters
-from distill.objective.contrastive import Temperatures
+from distill.objective.contrastive import MAX_SCALE, Temperatures
 from distill.objective.objective import Objective
 from distill.objective.transfer import Transfer
-from distill.train import checkpoint
 from distill.train.learner import Learner
 from teachers import Frozen, Momentum, Partial
+from teachers.families import FAMILIES as FAMILIES
+from teachers.families import RANDOM, Pretrained
+from teachers.families import load as load_pretrained
 from teachers.matching import Match, match_grids
+
+
+@dataclass(frozen=True)
+class TeacherReport:
+    """Who a loaded teacher is and what it was given; for the start message and the summary."""
+
+    name: str
+    source: str
+    licence: str | None
+    image_size: int
+    """Side of the pictures it looks at in this run, pixels."""
+    patch_size: int
+    num_cls: int
+    parameters: int
+    """Of its image tower."""
+    with_text: bool
+    with_heads: bool
+
+    def __str__(self) -> str:
+        if self.source == RANDOM:
+            start = f"teacher {self.name} with RANDOM weights, as asked for: it has learnt nothing"
+        else:
+            start = f"teacher {self.name}, weights {self.source}, licence {self.licence or 'not stated'}"
+        grid = self.image_size // self.patch_size
+        parts = [f"{self.num_cls} CLS and {grid} x {grid} patches of {self.patch_size} pixels"]
+        parts += ["a text tower"] * self.with_text + ["projection heads"] * self.with_heads
+        return f"{start}\n    {', '.join(parts)}; {self.parameters:,} parameters in its image tower"
+
+    def as_dict(self) -> dict:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -37,6 +64,8 @@ class Parts:
     teacher: Teacher | None
     objective: Objective
     report: list[PartReport]
+    taught_by: TeacherReport | None
+    """None for a momentum teacher, which starts as the student."""
     match: Match | None
 
     @property
@@ -46,25 +75,19 @@ class Parts:
         return self.match.image_size if is_larger else None
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What one of our own checkpoints holds, on the CPU. `balance` are the centres its head was trained with."""
-
-    recipe: Recipe
-    encoder: DualEncoder
-    heads: Heads | None
-    balance: dict[str, Tensor]
-
-
 def compose(recipe: Recipe) -> Parts:
     """Build student, teacher and objective. The same seed gives the same initial weights everywhere.
 
     Raises ValueError when a file is missing or does not fit, or when the teacher lacks what the recipe wants of it.
     """
     torch.manual_seed(recipe.seed)
-    source = load_trained(recipe.teacher.checkpoint) if recipe.teacher.checkpoint else None
+    source = load_pretrained(f"distill:{recipe.teacher.checkpoint}", None) if recipe.teacher.checkpoint else None
     encoder = build_dual(recipe.student, recipe.data.image_size)
-    teacher = _loaded_teacher(recipe.teacher, source) if recipe.teacher.kind != "momentum" else None
+    if recipe.teacher.model is not None:
+        # What a teacher draws before its weights are read must not move what the student draws.
+        with torch.random.fork_rng(devices=[]):
+            source = load_pretrained(recipe.teacher.model, recipe.teacher.weights)
+    teacher = None if source is None else _loaded_teacher(recipe.teacher, source)
     match = _match(recipe, encoder, teacher)
     objective = Objective(recipe.objective, _transfer(recipe, teacher, source))
     heads = build_heads(
@@ -84,8 +107,23 @@ def compose(recipe: Recipe) -> Parts:
     if recipe.teacher.kind == "momentum" and heads is not None:
         image = encoder.image if recipe.teacher.scope == "encoder_and_head" else None
         teacher = Momentum(image, heads)
-    learner = _learner(recipe, encoder, heads=heads, teacher=teacher, objective=objective)
-    return Parts(recipe=recipe, learner=learner, teacher=teacher, objective=objective, report=report, match=match)
+    learner = _learner(
+        recipe,
+        encoder,
+        heads=heads,
+        teacher=teacher,
+        objective=objective,
+        teacher_temperature=source.temperature if source else None,
+    )
+    return Parts(
+        recipe=recipe,
+        learner=learner,
+        teacher=teacher,
+        objective=objective,
+        report=report,
+        taught_by=_report(source, teacher.image_size) if source else None,
+        match=match,
+    )
 
 
 def _heard(recipe: Recipe) -> Student:
@@ -97,35 +135,31 @@ def _heard(recipe: Recipe) -> Student:
     return replace(student, text=replace(student.text, update="freeze", last_k=0))
 
 
-def load_trained(path: str | Path) -> Trained:
-    """The student of a run folder (its newest whole checkpoint) or of a checkpoint folder.
-
-    Raises ValueError when there is none or when its files do not fit together.
-    """
-    found = checkpoint.find(Path(path))
-    recipe = recipe_from_file(found.folder / "recipe.yaml")
-    tensors = found.tensors("student")
-    encoder = build_dual(recipe.student, recipe.data.image_size)
-    load_strictly(encoder, _under("encoder.", tensors), what=f"{found.folder}/student.safetensors")
-    heads, stored = None, _under("heads.members.", tensors)
-    if stored:
-        names = {name.split(".")[0] for name in stored}
-        with_roles = {f"with_{role}": role in names or "shared" in names for role in ("cls", "patch")}
-        heads = build_heads(recipe.student.head, encoder.image.width, **with_roles)
-        load_strictly(heads, _under("heads.", tensors), what=f"{found.folder}/student.safetensors")
-    return Trained(recipe=recipe, encoder=encoder, heads=heads, balance=found.tensors("objective"))
+def _loaded_teacher(settings: TeacherSettings, source: Pretrained) -> Frozen | Partial:
+    """ValueError when pictures of `settings.image_size` do not split into its patches."""
+    image_size = settings.image_size or source.image_size
+    try:
+        source.image.grid(image_size, image_size)
+    except ValueError as problem:
+        raise ValueError(f"teacher.image_size={image_size}: {problem}") from problem
+    encoder = DualEncoder(source.image, source.text)
+    if settings.kind == "partial":
+        return Partial(encoder, source.heads, image_size=image_size, settings=settings)
+    return Frozen(encoder, source.heads, image_size=image_size)
 
 
-def _loaded_teacher(settings: TeacherSettings, source: Trained | None) -> Frozen | Partial:
-    if source is not None:
-        image_size = settings.image_size or source.recipe.data.image_size
-        if settings.kind == "partial":
-            return Partial(source.encoder, source.heads, image_size=image_size, settings=settings)
-        return Frozen(source.encoder, source.heads, image_size=image_size)
-    image_size = settings.image_size or timm_input_size(settings.model)
-    image = build_image_tower(ImageTower(model=settings.model, num_cls=1), image_size)
-    load_timm_weights(image, settings.weights)
-    return Frozen(DualEncoder(image, None), None, image_size=image_size)
+def _report(source: Pretrained, image_size: int) -> TeacherReport:
+    return TeacherReport(
+        name=source.name,
+        source=source.source,
+        licence=source.licence,
+        image_size=image_size,
+        patch_size=source.image.patch_size,
+        num_cls=source.image.num_cls,
+        parameters=source.num_parameters,
+        with_text=source.text is not None,
+        with_heads=source.heads is not None,
+    )
 
 
 def _match(recipe: Recipe, encoder: DualEncoder, teacher: Frozen | Partial | None) -> Match | None:
@@ -143,7 +177,7 @@ def _match(recipe: Recipe, encoder: DualEncoder, teacher: Frozen | Partial | Non
     return match
 
 
-def _transfer(recipe: Recipe, teacher: Frozen | Partial | None, source: Trained | None) -> Transfer:
+def _transfer(recipe: Recipe, teacher: Frozen | Partial | None, source: Pretrained | None) -> Transfer:
     """The losses of a teacher; with one from our own trainings, the centres of its prototypes come along."""
     num_prototypes = recipe.student.head.num_prototypes
     transfer = Transfer(
@@ -157,13 +191,13 @@ def _transfer(recipe: Recipe, teacher: Frozen | Partial | None, source: Trained 
     for role, wanted in (("cls", transfer.with_cls), ("patch", transfer.with_prototypes)):
         if wanted and (teacher.heads is None or getattr(teacher.heads, role) is None):
             raise ValueError(
-                f"{recipe.teacher.checkpoint or recipe.teacher.model} was trained without a {role} head: it has no "
+                f"{source.name} was trained without a {role} head: it has no "
                 "prototypes to teach; use objective.patch.target=clusters, or features without objective.cls.weight"
             )
-    if num_prototypes != source.recipe.student.head.num_prototypes:
+    if num_prototypes != source.num_prototypes:
         raise ValueError(
-            f"student.head.num_prototypes={num_prototypes}, but the teacher's head has "
-            f"{source.recipe.student.head.num_prototypes}: both must name the same prototypes"
+            f"student.head.num_prototypes={num_prototypes}, but the teacher's head has {source.num_prototypes}: both "
+            "must name the same prototypes"
         )
     known, stored = transfer.prototypes.state_dict(), _under("transfer.prototypes.", source.balance)
     transfer.prototypes.load_state_dict({key: stored.get(key, value) for key, value in known.items()})
@@ -171,7 +205,13 @@ def _transfer(recipe: Recipe, teacher: Frozen | Partial | None, source: Trained 
 
 
 def _learner(
-    recipe: Recipe, encoder: DualEncoder, *, heads: Heads | None, teacher: Teacher | None, objective: Objective
+    recipe: Recipe,
+    encoder: DualEncoder,
+    *,
+    heads: Heads | None,
+    teacher: Teacher | None,
+    objective: Objective,
+    teacher_temperature: float | None,
 ) -> Learner:
     _check_tower(recipe, encoder.image)
     encoder.image.set_gradient_checkpointing(recipe.student.image.gradient_checkpointing)
@@ -182,9 +222,8 @@ def _learner(
     head_only = recipe.teacher.kind == "momentum" and recipe.teacher.scope == "head" and heads is not None
     temperatures = None
     if hears_captions:
-        temperatures = Temperatures(
-            recipe.student.image.num_cls, temperature=contrastive.temperature, kind=contrastive.kind
-        )
+        temperature = _starting_temperature(contrastive.temperature, teacher_temperature)
+        temperatures = Temperatures(recipe.student.image.num_cls, temperature=temperature, kind=contrastive.kind)
     with_features = objective.transfer.with_features
     return Learner(
         encoder,
@@ -196,6 +235,15 @@ def _learner(
         drops_hidden=recipe.masking.how == "drop",
         layers=recipe.objective.features.student_layers if with_features else (),
     )
+
+
+def _starting_temperature(asked: float | None, of_teacher: float | None) -> float:
+    """What is asked for, or the teacher's, within the range in which learnt temperatures are kept."""
+    if asked is not None:
+        return asked
+    if of_teacher is None:
+        raise ValueError("objective.contrastive.temperature is null, the teacher's, but this teacher states none")
+    return min(max(of_teacher, 1 / MAX_SCALE), 1.0)
 
 
 def _check_tower(recipe: Recipe, image: ImageEncoder) -> None:

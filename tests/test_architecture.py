@@ -21,16 +21,17 @@ FORBIDDEN = {
     "distill.study": ("teachers",),
     "distill.publish": ("distill.study", "teachers"),
     "distill.show": ("distill.study", "teachers"),
+    "distill.trained": ("distill.compose", "distill.eval", "distill.data", "teachers"),
     "distill.compose": ("distill.eval", "distill.data"),
     "teachers": ("distill.data", "distill.objective", "distill.train", "distill.eval"),
 }
 """What a package must not import, whatever the depth; its own modules are always allowed."""
 
-TOPS = ("distill.study", "distill.publish", "distill.show", "distill.cli", "distill.__main__")
+TOPS = ("distill.study", "distill.inspection", "distill.publish", "distill.show", "distill.cli", "distill.__main__")
 """What stands above the library: only the command line and what stands there itself may import it."""
 
 BELOW_COMPOSE = ("distill.config", "distill.contracts", "distill.data", "distill.encoders", "distill.objective")
-ALONE = ("distill.train.checkpoint", "distill.train.learner")
+ALONE = ("distill.trained", "distill.train.checkpoint", "distill.train.learner")
 """What compose needs of the trainer; it must not need compose in turn."""
 
 

@@ -39,7 +39,8 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(arguments: list[str], ca
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["trian"], ["train"], ["eval", ".", "nosuch"], ["recipes", "list", "--x"], ["study"]]
+    "arguments",
+    [[], ["trian"], ["train"], ["eval", ".", "nosuch"], ["recipes", "list", "--x"], ["study"], ["teachers", "inspect"]],
 )
 def test_a_command_that_is_none_shows_the_usage(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -75,7 +76,7 @@ def test_help_and_messages_are_quick_and_load_no_torch(arguments: list[str]) -> 
 
 
 def test_the_help_of_every_command_has_examples(capsys: pytest.CaptureFixture) -> None:
-    for command in ("train", "study", "eval", "recipes"):
+    for command in ("train", "study", "teachers", "eval", "recipes"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         text = capsys.readouterr().out

@@ -9,11 +9,11 @@ from tiny_runs import to_the_bit, trained
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from distill.compose import load_trained
 from distill.objective.balance import sinkhorn_offset
 from distill.objective.clusters import EMPTY, Clusters
 from distill.objective.standardise import Standardiser
 from distill.train import checkpoint
+from distill.trained import load_trained
 
 WIDTH, KINDS = 12, 6
 

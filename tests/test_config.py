@@ -189,6 +189,8 @@ def test_a_setting_like_no_other_lists_what_its_section_holds() -> None:
         ("data.views.global_scale=[1.0, 0.5]", "is not 0 < low <= high <= 1"),
         ("masking.ratio=1.5", "1.5 is not between 0 and 0.95"),
         ("student.image.model=resnet", "does not start with 'timm:'"),
+        ("teacher.model=vit_tiny_patch16_224", "'vit_tiny_patch16_224' is not FAMILY:NAME"),
+        ("teacher.model='timm:'", "'timm:' is not FAMILY:NAME"),
         ("optim=3", "is a section; set what it holds, such as optim.name"),
         ("optim.lr.x=3", "nothing is inside optim.lr, which takes a number"),
         ("run.folder=${oc.env:HOME}", "recipes do not refer to"),
@@ -240,6 +242,8 @@ MEANINGLESS = [
     ("teacher.checkpoint=run", "teacher.kind"),
     (FROZEN + "teacher.weights=x", "teacher.weights"),
     (TIMM, "objective.patch.target"),
+    (TIMM + "objective.patch.target=features objective.cls.weight=1 data.views.num_local=2", "teacher.model"),
+    ("objective.contrastive.temperature=null", "objective.contrastive.temperature"),
     ("objective.patch.target=features", "teacher.kind"),
     ("masking.how=drop", "objective.patch.supervise"),
     ("masking.how=drop objective.patch.supervise=visible objective.patch.weight=0", "masking.how"),
@@ -270,6 +274,14 @@ MEANINGLESS = [
     ("teacher.image_size=48", "teacher.image_size"),
     (FROZEN + "teacher.match=pixels teacher.image_size=48", "teacher.match"),
 ]
+
+
+def test_a_model_brings_its_own_weights_unless_some_are_named() -> None:
+    words = (TIMM + "objective.patch.target=features").split()
+    assert load_recipe("ibotpp", words).teacher.weights == "x"
+    assert load_recipe("ibotpp", [*words, "teacher.weights=null"]).teacher.weights is None
+    of_ours = "teacher.kind=frozen teacher.model=distill:run"
+    assert load_recipe("ibotpp", of_ours.split()).objective.patch.target == "prototypes"
 
 
 @pytest.mark.parametrize(("words", "key"), MEANINGLESS, ids=lambda text: text)

@@ -13,7 +13,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_runs import tiny, trained
 
-from distill.compose import load_trained
 from distill.config import Recipe, load_recipe
 from distill.data.scenes import SceneWorld
 from distill.encoders.dual import build_dual
@@ -22,6 +21,7 @@ from distill.eval.linear_segmentation import LinearSettings
 from distill.eval.prompts import class_embeddings
 from distill.study import measure as measuring
 from distill.study.measure import FORMAT, measure, measure_run, measurements, measuring_fingerprint, write_pictures
+from distill.trained import load_trained
 
 SEGMENTATIONS = ("zero_shot_segmentation/value", "zero_shot_segmentation/final", "linear_segmentation")
 

@@ -12,7 +12,7 @@ from test_ranks import ended, start_ranks, worst
 from tiny_runs import losses, opened, tiny, to_the_bit, trained, words
 from torch import Tensor, nn
 
-from distill.compose import compose, load_trained
+from distill.compose import compose
 from distill.config import InvalidCombination, InvalidValue, Recipe, Teacher, load_recipe
 from distill.eval.command import load_encoder
 from distill.objective.prototypes import Target, bottleneck, prototype_cross_entropy
@@ -20,6 +20,7 @@ from distill.train import checkpoint, loop
 from distill.train.learner import Learner
 from distill.train.optim import clip_gradients, parameter_groups, trained_parameters
 from distill.train.step import training_step
+from distill.trained import load_trained
 from teachers import Partial
 
 CROPS = ("objective.cls.weight=1", "data.views.num_local=2")

@@ -12,11 +12,12 @@ from tiny_runs import opened, tiny, trained
 from torch import Tensor, nn
 
 import teachers
-from distill.compose import Parts, compose, load_trained
+from distill.compose import Parts, compose
 from distill.contracts import Batch, Teacher
 from distill.encoders.vit import TimmViT
 from distill.train.schedules import teacher_momentum
 from distill.train.step import training_step
+from distill.trained import load_trained
 from teachers import Frozen, Momentum
 
 CROPS = ("objective.cls.weight=1", "data.views.num_local=2")

@@ -14,8 +14,8 @@ class Contrastive:
 
     weight: float = 1.0
     kind: Literal["softmax", "sigmoid"] = "softmax"
-    temperature: float = 0.07
-    """Starting temperature."""
+    temperature: float | None = 0.07
+    """Starting temperature, in [0.01, 1]; null: the one that the teacher learnt."""
     first: tuple[Granularity, ...] = ("alt",)
     """Captions CLS 1 reads, one drawn uniformly per picture and step."""
     second: tuple[Granularity, ...] = ("short", "detailed")
@@ -23,7 +23,8 @@ class Contrastive:
 
     def __post_init__(self) -> None:
         check(self.weight >= 0, "weight", f"{self.weight} is negative")
-        in_range(self, 1e-4, 10.0, "temperature")
+        if self.temperature is not None:
+            in_range(self, 1e-4, 10.0, "temperature")
         check(len(self.first) > 0, "first", "names no caption")
         check(len(self.second) > 0, "second", "names no caption")
 

@@ -73,7 +73,7 @@ def _rules_of_the_partial_teacher(recipe: Recipe) -> list[Rule]:
         (
             is_partial and teacher.model is not None,
             ("teacher.kind", "teacher.model"),
-            "a partial teacher learns through its projection head, which a timm model lacks; "
+            "a partial teacher learns through its projection head, which is never released; "
             "start from one of our own trainings with teacher.checkpoint",
         ),
         (
@@ -109,17 +109,19 @@ def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
             "a momentum teacher follows the student and loads nothing; use teacher.kind=frozen or partial",
         ),
         (
-            (teacher.model is None) != (teacher.weights is None),
+            teacher.weights is not None and teacher.model is None,
             ("teacher.model", "teacher.weights"),
-            "teacher.model and teacher.weights go together: a teacher with random weights teaches nothing",
+            "teacher.weights belong to a teacher.model; name it",
         ),
         (
             teacher.model is not None
-            and patch.target == "prototypes"
-            and (hears_patches(patch) or objective.cls.weight > 0),
+            and not teacher.model.startswith("distill:")
+            and ((hears_patches(patch) and patch.target == "prototypes") or objective.cls.weight > 0)
+            and patch.target != "clusters",
             ("objective.patch.target", "teacher.model"),
-            "a timm teacher has no projection head; use objective.patch.target=clusters, or features with "
-            "objective.cls.weight=0",
+            "projection heads are never released, and prototypes need one: use objective.patch.target=clusters, or "
+            "features with objective.cls.weight=0, or one of our own trainings, which keep theirs, with "
+            "teacher.checkpoint",
         ),
         (
             teacher.kind == "momentum" and patch.target == "features",
@@ -130,6 +132,11 @@ def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
             teacher.kind == "momentum" and "teacher" in (student.image.init, student.text.init, student.head.init),
             ("student.image.init", "student.text.init", "student.head.init", "teacher.kind"),
             "a momentum teacher starts as a copy of the student; init=teacher needs teacher.kind=frozen or partial",
+        ),
+        (
+            teacher.kind == "momentum" and objective.contrastive.temperature is None,
+            ("objective.contrastive.temperature", "teacher.kind"),
+            "a momentum teacher has no temperature of its own; name one, such as 0.07",
         ),
         (
             teacher.scope == "head" and teacher.kind != "momentum",

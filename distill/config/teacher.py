@@ -21,9 +21,10 @@ class Teacher:
     checkpoint: str | None = None
     """frozen, partial: run folder or checkpoint folder of one of our own trainings."""
     model: str | None = None
-    """frozen: `timm:NAME`, with `weights`."""
+    """frozen: FAMILY:NAME, an encoder of one of the families that `distill teachers` lists."""
     weights: str | None = None
-    """frozen: local safetensors file for `model`."""
+    """frozen: a file for `model`; not set: those that NAME brings, a folder or the hub; `random`: a `model` that has
+    learnt nothing, for tests."""
     image_size: int | None = None
     """frozen, partial: side of the pictures the teacher sees, pixels; when not set, its own default or what `match`
     wants. Pictures larger than the student's are made from the source, not from the student's view."""
@@ -44,6 +45,8 @@ class Teacher:
 
     def __post_init__(self) -> None:
         in_range(self, 0.0, 1.0, "momentum", "momentum_end")
+        named = self.model is None or all(self.model.partition(":"))
+        check(named, "model", f"{self.model!r} is not FAMILY:NAME; `distill teachers` lists the families")
         check(self.momentum <= self.momentum_end, "momentum", "must not exceed momentum_end")
         check(len(set(self.trainable)) == len(self.trainable), "trainable", "names a part twice")
         check(self.last_k >= 0, "last_k", f"{self.last_k} is negative")

@@ -171,11 +171,16 @@ def build_convnet(settings: ImageTower, image_size: int, statistics: Statistics)
             raise ValueError(f"timm:{name} is a convnet and has no {key}; set what it has in extra")
     if settings.num_cls != 1:
         raise ValueError(f"timm:{name} is a convnet with one pooled token: set num_cls=1")
-    model = create(name, settings.extra | {"pretrained": False, "num_classes": 0})
+    return TimmConvNet(create_convnet(name, settings.extra), statistics=statistics, image_size=image_size)
+
+
+def create_convnet(name: str, arguments: dict) -> nn.Module:
+    """timm's model `name` with random weights, made with `arguments`. ValueError when it names no feature map."""
+    model = create(name, arguments | {"pretrained": False, "num_classes": 0})
     for needed in ("num_features", "head_hidden_size", "feature_info", "forward_head", "group_matcher"):
         if not hasattr(model, needed):
             raise ValueError(f"timm:{name} has no {needed}, by which its feature map is found; use another model")
-    return TimmConvNet(model, statistics=statistics, image_size=image_size)
+    return model
 
 
 def _layers(model: nn.Module) -> dict[str, int]:

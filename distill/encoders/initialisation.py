@@ -19,10 +19,10 @@ __all__ = ["PartReport", "apply_update_policy", "initialise", "load_strictly", "
 STUDENT_FILE = "student.safetensors"
 """In a checkpoint folder; its names start with `encoder.image.`, `encoder.text.` or `heads.`."""
 
-PIXEL_STATISTICS = {"pixel_mean", "pixel_std"}
-"""What every image tower has, whatever its network."""
-
 Part = Literal["image", "text", "heads"]
+
+PROBES = ("a photo of a cat", "two red circles on sand, seen from above")
+"""Texts about which a text tower and its copy must say the same."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,34 @@ def _start_tower(
         source = None if teacher is None else {"image": teacher.image, "text": teacher.text}[part]
         if source is None:
             raise ValueError(f"student.{part}.init=teacher, but the teacher has no {part} tower of ours to copy")
-        return _copy(tower, source.state_dict(), part=part, source="teacher")
+        copied = _copy(tower, source.state_dict(), part=part, source="teacher")
+        if part == "text":
+            _check_same_words(tower, source)
+        return copied
     prefix = f"encoder.{part}."
     stored = read_student(settings.init)
     tensors = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
     if not tensors:
         raise ValueError(f"student.{part}.init: {settings.init} holds no {part} tower")
     return _copy(tower, tensors, part=part, source=settings.init)
+
+
+@torch.no_grad()
+def _check_same_words(tower: TextEncoder, source: TextEncoder) -> None:
+    """Refuse a copy that says something else: numbers of heads, activations and tokenizers leave no tensor behind."""
+    ids, theirs = tower.tokenize(list(PROBES)), source.tokenize(list(PROBES))
+    length = min(ids.shape[1], theirs.shape[1])
+    advice = "set student.text as the teacher's text tower is, or init=random"
+    if not torch.equal(ids[:, :length], theirs[:, :length]) or ids[:, length:].any() or theirs[:, length:].any():
+        raise ValueError(f"student.text.init=teacher, but the teacher cuts texts into other tokens; {advice}")
+    was_training = tower.training
+    ours, expected = tower.eval()(ids), source.eval()(theirs)
+    tower.train(was_training)
+    if not torch.allclose(ours, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item()):
+        raise ValueError(
+            "student.text.init=teacher: every tensor fits, but the copy says something else about the same words (its "
+            f"number of heads, its activation or its pooling differs); {advice}"
+        )
 
 
 def _start_heads(heads: Heads, init: str, teacher_heads: Heads | None) -> PartReport:
@@ -141,8 +162,12 @@ def _copy(module: nn.Module, tensors: dict[str, Tensor], *, part: Part, source: 
     """Copy by name what both sides have. Everything is checked before anything is written."""
     targets = module.state_dict()
     both = targets.keys() & tensors.keys()
-    if not both - PIXEL_STATISTICS:
-        raise ValueError(f"student.{part}: no tensor of {source} has a name that the student knows")
+    # Buffers, such as pixel statistics, are called alike in towers of different kinds.
+    if not both & {name for name, _ in module.named_parameters()}:
+        raise ValueError(
+            f"student.{part}.init: no tensor of {source} has a name that the student knows: they are of different "
+            f"kinds; choose another student.{part}, or init=random"
+        )
     values, resampled = {}, []
     for name in sorted(both):
         values[name] = tensors[name]

@@ -16,6 +16,12 @@ def known_name(model: str) -> str:
     """timm's name of the model, with its tag; ValueError with the nearest names otherwise."""
     name = model.removeprefix("timm:")
     if timm.is_model(name):
+        try:
+            get_pretrained_cfg(name)
+        except RuntimeError:
+            architecture, _, tag = name.partition(".")
+            known = timm.list_pretrained(f"{architecture}.*")
+            raise ValueError(f"timm knows no weights {tag} of {architecture}, but {', '.join(known)}") from None
         return name
     nearest = ", ".join(f"timm:{known}" for known in difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0))
     raise ValueError(f"timm:{name} is not a model of timm; the nearest that are: {nearest}")

@@ -294,7 +294,10 @@ def _check_usable(model: nn.Module, name: str, image_size: int) -> None:
     if type(model) not in PLAIN:
         raise ValueError(f"timm:{name} is a {type(model).__name__}, not a plain vision transformer")
     if model.cls_token is None and model.attn_pool is None:
-        raise ValueError(f"timm:{name} has no class token; give it one with extra.class_token=true")
+        raise ValueError(
+            f"timm:{name} has no class token and no attention pooling; as a student, give it one with "
+            "extra.class_token=true"
+        )
     last = model.blocks[-1]
     if type(last) not in (Block, EvaBlock) or type(last.attn) not in (Attention, AttentionRope, EvaAttention):
         raise ValueError(f"timm:{name} has no value features: it is built of {type(last).__name__}; choose another ViT")

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from distill.compose import load_trained
 from distill.config import Evaluate, Recipe, load_recipe
 from distill.encoders.dual import DualEncoder
 from distill.encoders.weights import load_strictly
@@ -20,6 +19,7 @@ from distill.eval import TASKS, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
 from distill.train.checkpoint import Checkpoint, find
 from distill.train.journal import write_atomically
+from distill.trained import load_trained
 
 Side = Literal["student", "teacher"]
 FORMAT = 1

@@ -14,6 +14,9 @@ from torch.nn import functional
 
 Kind = Literal["softmax", "sigmoid"]
 
+MAX_SCALE = 100.0
+"""Bound of 1 / temperature, as in CLIP."""
+
 
 class Temperatures(nn.Module):
     """One learned temperature per CLS token (tipsv2.md section 2: two losses, two temperatures), as a log scale.
@@ -21,8 +24,8 @@ class Temperatures(nn.Module):
     `bias` exists for the sigmoid loss only and starts at SigLIP's -10.
     """
 
-    def __init__(self, num_cls: int, *, temperature: float, kind: Kind, max_scale: float = 100.0) -> None:
-        """`temperature` is the starting value; `max_scale` bounds 1 / temperature, 100 as in CLIP.
+    def __init__(self, num_cls: int, *, temperature: float, kind: Kind, max_scale: float = MAX_SCALE) -> None:
+        """`temperature` is the starting value; `max_scale` bounds 1 / temperature.
 
         Raises ValueError for a starting temperature that the bound would silently change at the first step.
         """

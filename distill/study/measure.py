@@ -26,7 +26,6 @@ from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distill.compose import load_trained
 from distill.config import Recipe
 from distill.encoders.dual import DualEncoder
 from distill.environment import environment
@@ -39,6 +38,7 @@ from distill.eval.sets import CAPTIONS
 from distill.eval.tasks import linear_settings, retrieval_settings, zero_shot_settings
 from distill.eval.zero_shot_segmentation import ZeroShotSettings, class_scores
 from distill.train.journal import whole, write_atomically
+from distill.trained import load_trained
 
 FEATURES = ("value", "final")
 NUM_IMAGES = 1000

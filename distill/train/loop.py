@@ -280,10 +280,10 @@ class Training:
         self.journal.say(f"{self.recipe.name}: {self.recipe.optim.steps} steps in {self.run}")
         if self.step:
             self.journal.say(f"going on after step {self.step}")
-        for row in self.parts.report:
-            self.journal.say(f"  {row}")
-        if self.parts.match is not None:
-            self.journal.say(f"  {self.parts.match.said}")
+        matched = None if self.parts.match is None else self.parts.match.said
+        for row in (self.parts.taught_by, matched, *self.parts.report):
+            if row is not None:
+                self.journal.say(f"  {row}")
         if self.recipe.teacher.kind == "partial":
             learning = sum(parameter.numel() for _, parameter in trained_parameters(self.parts.teacher))
             total = sum(parameter.numel() for parameter in self.parts.teacher.parameters())
@@ -304,6 +304,7 @@ class Training:
             "baselines": json.loads(baselines.read_text()) if baselines.exists() else {},
             "best": self.best,
             "parts": [row.as_dict() for row in self.parts.report],
+            "teacher": self.parts.taught_by.as_dict() if self.parts.taught_by else None,
             "data": self.stream.broken.summary(),
             "environment": environment() | {"precision": self.accelerator.mixed_precision},
         }

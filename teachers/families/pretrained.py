@@ -1,7 +1,7 @@
 """What a family hands over: an encoder that has learnt something, and what its makers say of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxtyping import Bool
@@ -33,6 +33,23 @@ class Pretrained:
     """As the file or the library states it; None when neither does."""
     source: str
     """Where the weights came from: a path, a hub name, or `random`."""
+    cls: str = "the whole picture"
+    """What its CLS tokens are, in words."""
+    balance: dict[str, Tensor] = field(default_factory=dict)
+    """Centres that its heads were trained with, by their names in the objective."""
+
+    @property
+    def num_prototypes(self) -> int | None:
+        """Of its heads; None without any."""
+        if self.heads is None:
+            return None
+        head = self.heads.patch or self.heads.cls
+        return len(head.directions)
+
+    @property
+    def num_parameters(self) -> int:
+        """Of its image tower."""
+        return sum(parameter.numel() for parameter in self.image.parameters())
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from torch import Tensor
 
-from distill.compose import load_trained
 from distill.encoders.dual import DualEncoder
 from distill.eval import evaluation_data
 from distill.eval.features import resize_short_side, tokens
@@ -22,6 +21,7 @@ from distill.study.report.colours import IGNORED, class_colours
 from distill.study.report.sheet import Sheet
 from distill.study.results import Finished, Results
 from distill.train.checkpoint import all_steps
+from distill.trained import load_trained
 
 SHOWN = 8
 """The first so many held-out pictures are shown: not chosen."""

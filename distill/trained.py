@@ -1,0 +1,58 @@
+"""What one of our own trainings left behind: its student, read back from a run folder or a checkpoint folder."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from distill.config import Recipe, recipe_from_file
+from distill.encoders.dual import DualEncoder, build_dual
+from distill.encoders.head import Heads, build_heads
+from distill.encoders.weights import load_strictly
+from distill.train import checkpoint
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds, on the CPU. `balance` are the centres its head was trained with."""
+
+    recipe: Recipe
+    encoder: DualEncoder
+    heads: Heads | None
+    balance: dict[str, Tensor]
+    temperature: float | None
+    """Of CLS 1 and its captions, as learnt; None for a training without captions."""
+    folder: Path
+    """Of the checkpoint itself."""
+
+
+def load_trained(path: str | Path) -> Trained:
+    """The student of a run folder (its newest whole checkpoint) or of a checkpoint folder.
+
+    Raises ValueError when there is none or when its files do not fit together.
+    """
+    found = checkpoint.find(Path(path))
+    recipe = recipe_from_file(found.folder / "recipe.yaml")
+    tensors = found.tensors("student")
+    encoder = build_dual(recipe.student, recipe.data.image_size)
+    load_strictly(encoder, _under("encoder.", tensors), what=f"{found.folder}/student.safetensors")
+    heads, stored = None, _under("heads.members.", tensors)
+    if stored:
+        names = {name.split(".")[0] for name in stored}
+        with_roles = {f"with_{role}": role in names or "shared" in names for role in ("cls", "patch")}
+        heads = build_heads(recipe.student.head, encoder.image.width, **with_roles)
+        load_strictly(heads, _under("heads.", tensors), what=f"{found.folder}/student.safetensors")
+    scales = tensors.get("temperatures.log_scale")
+    return Trained(
+        recipe=recipe,
+        encoder=encoder,
+        heads=heads,
+        balance=found.tensors("objective"),
+        temperature=None if scales is None else math.exp(-scales[0].item()),
+        folder=found.folder,
+    )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
