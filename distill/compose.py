@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from distill.config import ImageTower, Recipe, Student, recipe_from_file
-from distill.config import Teacher as TeacherSettings
 from distill.contracts import Teacher
 from distill.encoders.dual import DualEncoder, build_dual
 from distill.encoders.head import Heads, build_heads
 from distill.encoders.image import build_image_tower
 from distill.encoders.initialisation import PartReport, apply_update_policy, initialise
+from distill.encoders.low_rank import merge_adapters
 from distill.encoders.timm_names import timm_input_size
 from distill.encoders.timm_weights import load_timm_weights
 from distill.encoders.weights import load_strictly
@@ -51,9 +51,9 @@ def compose(recipe: Recipe) -> Parts:
     Raises ValueError when a file is missing or does not fit, or when the teacher lacks what the recipe wants of it.
     """
     torch.manual_seed(recipe.seed)
-    source = load_trained(recipe.teacher.checkpoint) if recipe.teacher.checkpoint else None
+    source = _source(recipe)
     encoder = build_dual(recipe.student, recipe.data.image_size)
-    teacher = _loaded_teacher(recipe.teacher, source) if recipe.teacher.kind != "momentum" else None
+    teacher = _loaded_teacher(recipe, source) if recipe.teacher.kind != "momentum" else None
     objective = _objective(recipe, teacher, source)
     heads = build_heads(
         recipe.student.head, encoder.image.width, with_cls=objective.with_cls, with_patch=objective.with_prototypes
@@ -101,38 +101,70 @@ def load_trained(path: str | Path) -> Trained:
     return Trained(recipe=recipe, encoder=encoder, heads=heads, balance=found.tensors("objective"))
 
 
-def _loaded_teacher(settings: TeacherSettings, source: Trained | None) -> Frozen | Partial:
+def load_learnt_teacher(recipe: Recipe, learnt: dict[str, Tensor]) -> DualEncoder:
+    """The encoder of a partly trained teacher: its start with what a checkpoint's `teacher` says it learnt, plain.
+
+    Raises ValueError when the start is not there any more or the two do not fit.
+    """
+    teacher = _loaded_teacher(recipe, _source(recipe))
+    load_strictly(teacher, teacher.state_dict() | learnt, what="teacher")
+    merge_adapters(teacher.image)
+    return teacher.encoder
+
+
+def _source(recipe: Recipe) -> Trained | None:
+    return load_trained(recipe.teacher.checkpoint) if recipe.teacher.checkpoint else None
+
+
+def _loaded_teacher(recipe: Recipe, source: Trained | None) -> Frozen | Partial:
+    settings = recipe.teacher
     if source is not None:
+        encoder, heads = source.encoder, source.heads
         image_size = settings.image_size or source.recipe.data.image_size
-        if settings.kind == "partial":
-            return Partial(source.encoder, source.heads, image_size=image_size, settings=settings)
-        return Frozen(source.encoder, source.heads, image_size=image_size)
-    image_size = settings.image_size or timm_input_size(settings.model)
-    image = build_image_tower(ImageTower(model=settings.model, num_cls=1), image_size)
-    load_timm_weights(image, settings.weights)
-    return Frozen(DualEncoder(image, None), None, image_size=image_size)
+    else:
+        image_size = settings.image_size or timm_input_size(settings.model)
+        image = build_image_tower(ImageTower(model=settings.model, num_cls=1), image_size)
+        load_timm_weights(image, settings.weights)
+        encoder, heads = DualEncoder(image, None), None
+    if settings.kind == "frozen":
+        return Frozen(encoder, heads, image_size=image_size)
+    if heads is None and "head" in settings.trainable:
+        heads = _fresh_heads(recipe, encoder.image.width)
+    return Partial(encoder, heads, image_size=image_size, settings=settings)
+
+
+def _fresh_heads(recipe: Recipe, width: int) -> Heads | None:
+    """Heads of the student's sizes for a teacher that came without."""
+    patch = recipe.objective.patch
+    hears_patches = patch.weight > 0 and patch.supervise != "none"
+    return build_heads(recipe.student.head, width, with_cls=recipe.objective.cls.weight > 0, with_patch=hears_patches)
 
 
 def _objective(recipe: Recipe, teacher: Frozen | Partial | None, source: Trained | None) -> Objective:
     """The losses; with a teacher from one of our own trainings, its prototypes and its centres come along."""
     width = teacher.image.width if teacher else None
-    num_prototypes = source.recipe.student.head.num_prototypes if source else recipe.student.head.num_prototypes
+    of_source = source is not None and source.heads is not None
+    num_prototypes = (source.recipe if of_source else recipe).student.head.num_prototypes
     objective = Objective(recipe.objective, num_prototypes=num_prototypes, teacher_width=width)
     wants_heads = objective.with_cls or objective.with_prototypes
     if teacher is not None and wants_heads:
+        instead = "use objective.patch.target=features"
+        if recipe.teacher.kind == "partial" and teacher.heads is None:
+            instead = "name head in teacher.trainable for a fresh one"
         for role, wanted in (("cls", objective.with_cls), ("patch", objective.with_prototypes)):
             if wanted and (teacher.heads is None or getattr(teacher.heads, role) is None):
                 raise ValueError(
                     f"{recipe.teacher.checkpoint} was trained without a {role} head: it has no prototypes to teach; "
-                    "use objective.patch.target=features"
+                    f"{instead}"
                 )
         if num_prototypes != recipe.student.head.num_prototypes:
             raise ValueError(
                 f"student.head.num_prototypes={recipe.student.head.num_prototypes}, but the teacher's head has "
                 f"{num_prototypes}: both must name the same prototypes"
             )
+        balance = source.balance if source else {}
         known = objective.state_dict()
-        objective.load_state_dict({key: source.balance.get(key, value) for key, value in known.items()})
+        objective.load_state_dict({key: balance.get(key, value) for key, value in known.items()})
     return objective
 
 

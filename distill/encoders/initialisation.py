@@ -11,6 +11,7 @@ from distill.config import ImageTower, Student, TextTower
 from distill.contracts import ImageEncoder, TextEncoder
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
+from distill.encoders.low_rank import state_without_adapters
 from distill.encoders.vit import TimmViT
 from distill.encoders.weights import check_shape, fit_positions, load_strictly, read_safetensors
 
@@ -104,7 +105,7 @@ def _start_tower(
         source = None if teacher is None else {"image": teacher.image, "text": teacher.text}[part]
         if source is None:
             raise ValueError(f"student.{part}.init=teacher, but the teacher has no {part} tower of ours to copy")
-        return _copy(tower, source.state_dict(), part=part, source="teacher")
+        return _copy(tower, state_without_adapters(source), part=part, source="teacher")
     prefix = f"encoder.{part}."
     stored = read_student(settings.init)
     tensors = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
