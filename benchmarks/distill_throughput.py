@@ -106,7 +106,7 @@ class Bench:
         numbers[BARE]["teacher_over_step"] = asdict(share)
         pair, window = self.pair, self.window
         note = (
-            f"Rounds: {self.options.repeats}, of {window.steps} steps after {window.warm_up}; medians of their medians. "
+            f"Rounds: {self.options.repeats}, of {window.steps} steps after {window.warm_up}; medians of medians. "
             "Ratios of speed are taken within a round: median (smallest to largest). The bare loop reads no data; the "
             f"teacher's pass is {share.median:.0%} of its step."
         )

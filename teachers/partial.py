@@ -23,11 +23,15 @@ class Partial(Teacher):
     """Learns with the student from the distillation losses, through the targets it makes.
 
     Its gradient lowers the loss from the other side, towards targets that the student can foretell. The easiest of
-    those is one target for every picture, so something has to forbid it. Prototypes do: centring or Sinkhorn moves
-    mass from prototypes that many tokens choose to those that few do, and if all tokens are alike, balanced targets
-    are uniform over the prototypes and the cross-entropy is log K, its worst and not its best. Plain features do not:
-    under cosine, smooth L1 or relations between tokens a constant teacher is met exactly. Hence any encoder may learn
-    in part, but only with prototypes: those of its own training, or of a fresh head, which then has to learn too.
+    those is one target for every picture, so something has to forbid it. Balanced prototypes do: balance moves mass
+    from prototypes that many tokens choose to those that few do, so that if all tokens are alike their targets are
+    uniform, and the cross-entropy is log K, its worst and not its best. Plain features do not: under cosine, smooth L1
+    or relations between tokens a constant teacher is met exactly. Hence any encoder may learn in part, but only with
+    prototypes: those of its own training, or of a fresh head, which then has to learn too.
+
+    Sinkhorn balances the very batch; centring follows with its momentum, and an eager teacher outruns it (measured in
+    tests/test_learning_teachers.py): where much of the tower learns fast, and no contrastive loss holds the student,
+    use Sinkhorn or a small `lr_scale`.
 
     What is not named in `trainable` is bitwise unchanged, and no history is built before the first part that learns.
     The optimiser moves it, not `follow`; its weight decay draws adapters back to zero, that is to the start.

@@ -150,7 +150,7 @@ def test_one_of_our_own_without_a_head_gets_a_fresh_one_where_it_is_named(tmp_pa
     headless = trained(tmp_path / "headless", "optim.steps=1", "objective.patch.supervise=none")
     teacher = compose(tiny(tmp_path, *partial(headless, "teacher.trainable=[head]"))).teacher
     assert isinstance(teacher, Partial) and learning(teacher) == {f"heads.{name}" for name in state(teacher.heads)}
-    with pytest.raises(ValueError, match="name head in teacher.trainable for a fresh one"):
+    with pytest.raises(ValueError, match=r"name head in teacher\.trainable for a fresh one"):
         compose(tiny(tmp_path, *partial(headless, "teacher.trainable=[norms]")))
 
 
@@ -170,28 +170,27 @@ def entropy(distribution: Tensor) -> Tensor:
     return -(distribution * distribution.clamp(min=1e-30).log()).sum(dim=-1)
 
 
-@pytest.mark.parametrize("balance", ["sinkhorn", "centre"])
-def test_balance_keeps_the_targets_of_a_teacher_that_learns_apart(balance: str, run: Path, tmp_path: Path):
-    """Nothing but the patch loss moves it, eagerly; targets that are all alike would be the easiest to foretell."""
-    settings = (*partial(run, *PARTS["all four"]), f"objective.prototypes.balance={balance}")
+def test_sinkhorn_keeps_the_targets_of_an_eager_teacher_apart(run: Path, tmp_path: Path):
+    """Nothing but the patch loss moves it, and targets that are all alike would be the easiest to foretell.
+
+    Measured from step to step 20, 40 and 60: 0.45, 0.58, 0.56, 0.56 nats. Centring, which follows with its momentum, is
+    outrun at this pace: 0.56, 0.0003, 0.0000, 0.0000.
+    """
+    settings = (*partial(run, *PARTS["all four"]), "objective.prototypes.balance=sinkhorn")
     words = ("objective.contrastive.weight=0", "optim.lr=3e-3", "optim.warmup=0", "optim.schedule=constant")
-    with opened(tiny(tmp_path / "run", *words, *settings, "optim.steps=61")) as training:
-        batch, found = next(training.stream), []
-        for number in range(60):
-            if number % 20 == 0:
-                found.append(told_apart(training, batch))
-            step = training_step(
-                next(training.stream),
+    with opened(tiny(tmp_path / "run", *words, *settings, "optim.steps=31")) as training:
+        first = next(training.stream)
+        before = told_apart(training, first)
+        for number, batch in enumerate(training.stream):
+            training_step(
+                batch,
                 model=training.model,
                 parts=training.parts,
                 optimizer=training.optimizer,
                 accelerator=training.accelerator,
-                progress=number / 60,
+                progress=number / 30,
             )
-            if number % 20 == 0:
-                found.append(-step.losses.total.item())
-        found.append(told_apart(training, batch))
-    print("MI", balance, found)
+        assert told_apart(training, first) > 0.5 * before > 0.1
 
 
 @pytest.mark.slow

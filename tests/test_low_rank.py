@@ -210,7 +210,7 @@ def test_where_adapters_have_no_place_one_sentence_says_so():
     with pytest.raises(ValueError, match="no attention in its blocks"):
         adapted(convnet.requires_grad_(False))
     tower, _ = built("timm")
-    with pytest.raises(ValueError, match="rank 25 do not fit attention's weights of (72 x 24|24 x 24)"):
+    with pytest.raises(ValueError, match=r"rank 25 do not fit attention's weights of (72 x 24|24 x 24)"):
         adapted(tower, rank=25)
     with pytest.raises(ValueError, match="every block learns already"):
         adapted(tower.requires_grad_(True))
