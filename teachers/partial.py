@@ -1,4 +1,4 @@
-"""A teacher that goes on learning in part: named parts of one of our own trainings, the rest as it was."""
+"""A teacher that goes on learning in part: named parts of any encoder and its head, the rest as it was."""
 
 from collections.abc import Iterator
 
@@ -10,26 +10,37 @@ from distill.config import Teacher as Settings
 from distill.contracts import Batch, ImageEncoder, Predictions, Targets, Teacher
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
+from distill.encoders.low_rank import add_adapters
 from teachers.pixels import seen_at
 
-NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, RmsNorm, SimpleNorm)
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm2d, RmsNorm, SimpleNorm)
 """Norms of the image towers; those of timm that are not here are made from these."""
 
-BIASES = ("bias", "q_bias", "k_bias", "v_bias")
+BIASES = ("bias", "q_bias", "k_bias", "v_bias", "in_proj_bias")
 
 
 class Partial(Teacher):
     """Learns with the student from the distillation losses, through the targets it makes.
 
-    Its gradient lowers the cross-entropy from the other side, towards targets that the student can foretell; only
-    centring or Sinkhorn keeps them from being all the same. What is not named in `trainable` is bitwise unchanged, and
-    no history is built before the first part that learns. The optimiser moves it, not `follow`.
+    Its gradient lowers the loss from the other side, towards targets that the student can foretell. The easiest of
+    those is one target for every picture, so something has to forbid it. Balanced prototypes do: balance moves mass
+    from prototypes that many tokens choose to those that few do, so that if all tokens are alike their targets are
+    uniform, and the cross-entropy is log K, its worst and not its best. Plain features do not: under cosine, smooth L1
+    or relations between tokens a constant teacher is met exactly. Hence any encoder may learn in part, but only with
+    prototypes: those of its own training, or of a fresh head, which then has to learn too.
+
+    Sinkhorn balances the very batch; centring follows with its momentum, and an eager teacher outruns it (measured in
+    tests/test_learning_teachers.py): where much of the tower learns fast, and no contrastive loss holds the student,
+    use Sinkhorn or a small `lr_scale`.
+
+    What is not named in `trainable` is bitwise unchanged, and no history is built before the first part that learns.
+    The optimiser moves it, not `follow`; its weight decay draws adapters back to zero, that is to the start.
     """
 
-    def __init__(self, encoder: DualEncoder, heads: Heads, *, image_size: int, settings: Settings):
+    def __init__(self, encoder: DualEncoder, heads: Heads | None, *, image_size: int, settings: Settings):
         """`image_size`: side of the pictures this teacher looks at, pixels; the batch is resized to it.
 
-        Raises ValueError when the image tower has fewer than `settings.last_k` blocks.
+        Raises ValueError when the image tower has fewer than `settings.last_k` blocks, or no place for adapters.
         """
         super().__init__()
         if settings.last_k > encoder.image.num_layers:
@@ -43,6 +54,10 @@ class Partial(Teacher):
         self.requires_grad_(False)
         for parameter in self._named_by(settings):
             parameter.requires_grad_(True)
+        if "adapters" in settings.trainable:
+            # The recipe's seed, without a draw from the generator that starts the student.
+            generator = torch.Generator().manual_seed(torch.initial_seed())
+            add_adapters(self.image, rank=settings.rank, alpha=settings.alpha, generator=generator)
         self.eval()
 
     @property
@@ -59,7 +74,7 @@ class Partial(Teacher):
         """Stay."""
 
     def _named_by(self, settings: Settings) -> Iterator[nn.Parameter]:
-        """Parameters of the parts that the settings name; some twice."""
+        """Parameters that are there from the start, of the parts that the settings name; some twice."""
         if "head" in settings.trainable:
             yield from self.heads.parameters()
         if "blocks" in settings.trainable:

@@ -7,31 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from test_prototypes import Allocations, TinyHead
 from test_ranks import ended, start_ranks, worst
 from tiny_runs import losses, opened, tiny, to_the_bit, trained, words
+from tiny_teachers import CROPS, EAGER, PARTS, partial, state, stepped
 from torch import Tensor, nn
 
 from distill.compose import compose
 from distill.config import InvalidCombination, InvalidValue, Recipe, Teacher, load_recipe
 from distill.eval.command import load_encoder
-from distill.objective.prototypes import Target, bottleneck, prototype_cross_entropy
 from distill.train import checkpoint, loop
 from distill.train.learner import Learner
 from distill.train.optim import clip_gradients, parameter_groups, trained_parameters
-from distill.train.step import training_step
 from distill.trained import load_trained
 from teachers import Partial
-
-CROPS = ("objective.cls.weight=1", "data.views.num_local=2")
-# Decay and momentum would move what gets no gradient, if the optimiser held it.
-EAGER = ("optim.warmup=0", "optim.weight_decay=0.5", "optim.lr=1e-2")
-PARTS = {
-    "head": ("teacher.trainable=[head]",),
-    "blocks": ("teacher.trainable=[blocks]", "teacher.last_k=1"),
-    "norms": ("teacher.trainable=[norms]",),
-    "all three": ("teacher.trainable=[head,blocks,norms]", "teacher.last_k=1"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -40,53 +28,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("teachers") / "run", "optim.steps=2", "optim.warmup=0", *CROPS)
 
 
-def partial(run: Path, *settings: str) -> tuple[str, ...]:
-    return ("teacher.kind=partial", f"teacher.checkpoint={run}", *(settings or PARTS["head"]))
-
-
 def named(part: str, names: set[str]) -> set[str]:
-    """The parameters of a part by their names alone; the tower has two blocks."""
+    """The parameters of a part by their names alone; the tower has two blocks, and adapters sit where blocks do not
+    learn themselves."""
     image = {name for name in names if name.startswith("encoder.image.")}
+    adapters = {name for name in image if name.endswith((".up", ".down"))}
     last = ("encoder.image.model.blocks.1.", "encoder.image.model.norm.")
     return {
         "head": {name for name in names if name.startswith("heads.")},
-        "blocks": {name for name in image if name.startswith(last)},
+        "blocks": {name for name in image - adapters if name.startswith(last)},
         "norms": {name for name in image if "norm" in name or name.endswith(".bias")},
+        "adapters": adapters,
     }[part]
-
-
-def state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def stepped(recipe: Recipe, *, steps: int = 3) -> tuple[dict[str, Tensor], dict[str, Tensor], list[float]]:
-    """The teacher's state before and after some steps, and their losses."""
-    found = []
-    with opened(recipe) as training:
-        before = state(training.parts.teacher)
-        for number, batch in zip(range(steps), training.stream, strict=False):
-            step = training_step(
-                batch,
-                model=training.model,
-                parts=training.parts,
-                optimizer=training.optimizer,
-                accelerator=training.accelerator,
-                progress=number / 10,
-                overhear=True,
-            )
-            assert not any(value.requires_grad for value in step.losses.diagnostics.values())
-            found.append(step.losses.total.item())
-        return before, state(training.parts.teacher), found
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_exactly_the_named_parts_learn_and_the_losses_notice(part: str, run: Path, tmp_path: Path):
     before, after, found = stepped(tiny(tmp_path / "run", *EAGER, *CROPS, *partial(run, *PARTS[part])))
-    names = {name for name, _ in compose(tiny(tmp_path)).teacher.named_parameters()}
-    names = {f"encoder.{name}" if name.startswith("image.") else name for name in names}
-    parts = ("head", "blocks", "norms") if part == "all three" else (part,)
-    expected = set().union(*(named(one, names) for one in parts))
-    assert expected
+    parts = ("head", "blocks", "norms", "adapters") if part == "all four" else (part,)
+    expected = set().union(*(named(one, set(before)) for one in parts))
+    assert all(named(one, set(before)) for one in parts)
     assert {name for name in before if not torch.equal(before[name], after[name])} == expected
     *_, still = stepped(tiny(tmp_path / "frozen", *EAGER, *CROPS, "teacher.kind=frozen", f"teacher.checkpoint={run}"))
     assert found[0] == still[0] and found[2] != still[2]
@@ -100,7 +61,7 @@ def test_the_side_teacher_of_a_run_is_its_start_with_what_it_learnt(run: Path, t
 
 
 def test_history_begins_with_the_first_part_that_learns_and_the_teacher_stays_in_eval(run: Path, tmp_path: Path):
-    for part, has_history in (("head", False), ("blocks", True), ("norms", True)):
+    for part, has_history in (("head", False), ("blocks", True), ("norms", True), ("adapters", True)):
         with opened(tiny(tmp_path / part, *partial(run, *PARTS[part]))) as training:
             teacher, batch = training.parts.teacher, next(training.stream)
         assert isinstance(teacher, Partial)
@@ -122,7 +83,7 @@ def test_the_student_may_start_as_a_copy_of_the_teachers_start(run: Path, tmp_pa
 
 
 def test_without_weight_for_the_teacher_the_student_is_a_frozen_teachers_to_the_bit(run: Path, tmp_path: Path):
-    settings = partial(run, *PARTS["all three"], "teacher.loss_weight=0")
+    settings = partial(run, *PARTS["all four"], "teacher.loss_weight=0")
     ours = trained(tmp_path / "partial", *EAGER, *CROPS, *settings)
     theirs = trained(tmp_path / "frozen", *EAGER, *CROPS, "teacher.kind=frozen", f"teacher.checkpoint={run}")
     assert to_the_bit(ours) == to_the_bit(theirs)
@@ -145,7 +106,7 @@ def plain_descent(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("balance", ["centre", "sinkhorn"])
 def test_four_micro_batches_are_one_batch(balance: str, run: Path, tmp_path: Path, plain_descent: None):
     steps = ("data.batch_size=16", "optim.steps=4", "optim.warmup=0", "optim.lr=0.05", f"run.folder={tmp_path}")
-    settings = (*steps, *CROPS, *partial(run, *PARTS["all three"]), f"objective.prototypes.balance={balance}")
+    settings = (*steps, *CROPS, *partial(run, *PARTS["all four"]), f"objective.prototypes.balance={balance}")
     whole, pieces = (trained(tmp_path / n, *settings, "masking.image_share=0.6", f"optim.accumulate={n}") for n in "14")
     # Measured worst cases, of losses and of weights: 2.3e-7 and 2.6e-7.
     assert max(abs(a - b) / b for a, b in zip(losses(pieces), losses(whole), strict=True)) < 3e-6
@@ -161,7 +122,7 @@ def test_four_micro_batches_are_one_batch(balance: str, run: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("optimiser", ["adamw", "adafactor"])
 def test_a_resumed_run_is_an_uninterrupted_one_to_the_bit(optimiser: str, run: Path, tmp_path: Path):
-    settings = [*EAGER, *partial(run, *PARTS["all three"]), f"optim.name={optimiser}", "run.checkpoint_every=3"]
+    settings = [*EAGER, *partial(run, *PARTS["all four"]), f"optim.name={optimiser}", "run.checkpoint_every=3"]
     settings += ["run.keep=9", "evaluate.tasks=[retrieval]", "evaluate.num_images=8", "evaluate.baselines=true"]
     whole = trained(tmp_path / "whole", *settings)
     resumed = shutil.copytree(whole, tmp_path / "resumed")
@@ -210,7 +171,7 @@ def test_the_teachers_gradient_is_averaged_over_ranks_and_clipped_on_its_own(
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", ["1", "2"])
 def test_two_processes_are_one(accumulate: str, run: Path, tmp_path: Path):
-    settings = ("optim.steps=20", *CROPS, *partial(run, *PARTS["all three"]), f"optim.accumulate={accumulate}")
+    settings = ("optim.steps=20", *CROPS, *partial(run, *PARTS["all four"]), f"optim.accumulate={accumulate}")
     two = start_ranks(words(tmp_path / "two", *settings))
     trained(tmp_path / "one", *settings)
     assert ended(two) == [0, 0]
@@ -223,13 +184,19 @@ MEANINGLESS = [
     (RUN, "teacher.trainable"),
     ("teacher.trainable=[head]", "teacher.trainable"),
     ("teacher.last_k=1", "teacher.last_k"),
+    ("teacher.rank=1", "teacher.rank"),
+    ("teacher.alpha=1", "teacher.alpha"),
     ("teacher.lr_scale=0.5", "teacher.lr_scale"),
     ("teacher.kind=frozen teacher.checkpoint=run teacher.loss_weight=0.5", "teacher.loss_weight"),
     (HEAD + "teacher.last_k=1", "teacher.last_k"),
+    (HEAD + "teacher.rank=1", "teacher.rank"),
+    (HEAD + "teacher.alpha=1", "teacher.alpha"),
     (RUN + "teacher.trainable=[blocks]", "teacher.last_k"),
+    (RUN + "teacher.trainable=[adapters]", "teacher.rank"),
     (HEAD + "objective.patch.target=features", "objective.patch.target"),
     ("teacher.kind=partial teacher.trainable=[head]", "teacher.checkpoint"),
-    ("teacher.kind=partial teacher.trainable=[head] teacher.model=timm:x teacher.weights=x", "teacher.model"),
+    ("teacher.kind=partial teacher.trainable=[norms] teacher.model=timm:x teacher.weights=x", "teacher.trainable"),
+    (HEAD + "teacher.model=timm:x teacher.weights=x", "teacher.model"),
     (HEAD + "teacher.scope=head", "teacher.scope"),
     (HEAD + "objective.patch.supervise=none", "objective.patch.supervise"),
 ]
@@ -243,7 +210,15 @@ def test_settings_that_mean_nothing_for_a_partial_teacher_are_refused(settings: 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"lr_scale": 0.0}, {"loss_weight": -1.0}, {"last_k": -1}, {"trainable": ("head", "head")}]
+    "wrong",
+    [
+        {"lr_scale": 0.0},
+        {"loss_weight": -1.0},
+        {"last_k": -1},
+        {"rank": -1},
+        {"alpha": 0.0},
+        {"trainable": ("head", "head")},
+    ],
 )
 def test_values_out_of_range_are_refused(wrong: dict):
     with pytest.raises(InvalidValue):
@@ -255,48 +230,8 @@ def test_more_last_blocks_than_the_teacher_has_are_refused(run: Path, tmp_path: 
         compose(tiny(tmp_path, *partial(run, "teacher.trainable=[blocks]", "teacher.last_k=3")))
 
 
-def naive(
-    tokens: Tensor, student: TinyHead, teacher_tokens: Tensor, teacher: TinyHead, offset: Tensor, weights: Tensor
-):
-    """The cross-entropy by its definition, with every [M, K] tensor alive."""
-    with torch.autocast("cpu", enabled=False):
-        targets = torch.softmax(teacher(teacher_tokens) @ teacher.prototypes().T / 0.05 + offset, dim=1)
-        logs = torch.log_softmax(student(tokens) @ student.prototypes().T / 0.1, dim=1)
-    return -(weights[:, None] * targets * logs).sum()
-
-
-def chunked(tokens, student, teacher_tokens, teacher, offset, weights, *, gradient=1.0, max_elements=None):
-    rows = 1000 if max_elements is None else max(1, max_elements // len(teacher.raw))
-    features = bottleneck(teacher_tokens, head=teacher, rows=rows)
-    target = Target(features, teacher.prototypes(), offset, 0.05, gradient)
-    return prototype_cross_entropy(
-        tokens,
-        student_head=student,
-        target=target,
-        student_temperature=0.1,
-        weights_M=weights,
-        max_elements=max_elements,
-    ).loss
-
-
-def problem(num_tokens=17, dtype=torch.float64, **sizes):
-    torch.manual_seed(0)
-    student, teacher = TinyHead(**sizes).to(dtype), TinyHead(**sizes).to(dtype)
-    width, num_prototypes = student.trunk[0].in_features, len(student.raw)
-    tokens, teacher_tokens = (torch.randn(num_tokens, width, dtype=dtype).requires_grad_() for _ in range(2))
-    offset, weights = torch.randn(num_prototypes, dtype=dtype), torch.rand(num_tokens, dtype=dtype)
-    return tokens, student, teacher_tokens, teacher, offset, weights
-
-
-def gradients(loss: Tensor, *holders) -> list[list[Tensor]]:
-    """Of each holder: a tensor, or a module with its parameters."""
-    lists = [[one] if isinstance(one, Tensor) else list(one.parameters()) for one in holders]
-    found = iter(torch.autograd.grad(loss, [value for values in lists for value in values]))
-    return [[next(found) for _ in values] for values in lists]
-
-
 def test_through_the_whole_objective_the_teacher_gets_the_gradient_of_the_definition(run: Path, tmp_path: Path):
-    settings = partial(run, *PARTS["all three"], "teacher.loss_weight=0.5", "objective.contrastive.weight=0")
+    settings = partial(run, *PARTS["all four"], "teacher.loss_weight=0.5", "objective.contrastive.weight=0")
     with opened(tiny(tmp_path / "run", *CROPS, *settings, "objective.cls.weight=0.7")) as training:
         parts, batch = training.parts, next(training.stream)
     learner, teacher, prototypes = parts.learner, parts.teacher, parts.recipe.objective.prototypes
@@ -334,75 +269,3 @@ def test_through_the_whole_objective_the_teacher_gets_the_gradient_of_the_defini
     # Measured worst case: 4e-7.
     for mine, theirs in zip(found, expected, strict=True):
         assert (mine - 0.5 * theirs).norm() <= 4e-6 * theirs.norm().clamp(min=1e-4)
-
-
-@pytest.mark.parametrize("max_elements", [1, 30, 7 * 30, 2**22])
-def test_the_target_gets_the_gradient_of_the_definition_and_the_student_keeps_its_own(max_elements: int):
-    given = problem()
-    tokens, student, teacher_tokens, teacher, *_ = given
-    wanted = gradients(naive(*given) * 3, tokens, student, teacher_tokens, teacher)
-    got = chunked(*given, gradient=0.25, max_elements=max_elements)
-    torch.testing.assert_close(got, naive(*given), atol=0, rtol=1e-12)
-    found = gradients(got * 3, tokens, student, teacher_tokens, teacher)
-    for mine, theirs, factor in zip(found, wanted, (1, 1, 0.25, 0.25), strict=True):
-        for one, other in zip(mine, theirs, strict=True):
-            assert other.norm() > 0 and (one - factor * other).norm() <= 1e-12 * other.norm()
-
-
-def test_one_head_for_both_gets_the_sum_of_both_gradients():
-    tokens, head, teacher_tokens, _, *rest = problem()
-    given = (tokens, head, teacher_tokens, head, *rest)
-    (wanted,), (got,) = gradients(naive(*given), head), gradients(chunked(*given, max_elements=90), head)
-    for mine, theirs in zip(got, wanted, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-10)
-
-
-@pytest.mark.parametrize("learning", ["tokens", "trunk", "prototypes"])
-def test_what_of_the_target_does_not_learn_is_left_out(learning: str):
-    given = problem()
-    _, student, teacher_tokens, teacher, *_ = given
-    student.requires_grad_(False)
-    parts = {"tokens": [teacher_tokens], "trunk": [*teacher.trunk.parameters()], "prototypes": [teacher.raw]}
-    wanted = gradients(naive(*given), *parts[learning])
-    for value in (given[0], teacher_tokens, *teacher.parameters()):
-        value.requires_grad_(False)
-    for value in parts[learning]:
-        value.requires_grad_(True)
-    chunked(*given, max_elements=90).backward()
-    assert all(value.grad is None for name in parts if name != learning for value in parts[name])
-    for value, (theirs,) in zip(parts[learning], wanted, strict=True):
-        torch.testing.assert_close(value.grad, theirs, atol=1e-12, rtol=1e-10)
-
-
-def test_a_target_without_gradient_is_a_constant_whatever_its_parts_ask_for():
-    given = problem()
-    chunked(*given, gradient=0.0).backward()
-    assert given[2].grad is None and all(parameter.grad is None for parameter in given[3].parameters())
-    with torch.no_grad():
-        assert not chunked(*given).requires_grad
-
-
-def test_under_bf16_autocast_the_targets_gradients_stay_within_bf16_rounding_of_the_definition():
-    given = problem(num_tokens=64, dtype=torch.float32)
-    wanted = gradients(naive(*given), given[2], given[3])
-    with torch.autocast("cpu", torch.bfloat16):
-        with torch.no_grad():
-            given[3](given[2])  # leaves casts without history in autocast's cache
-        got = chunked(*given, max_elements=90)
-    found = gradients(got, given[2], given[3])
-    # Measured worst case: 1.1e-2 relative in norm.
-    for mine, theirs in zip(found, wanted, strict=True):
-        for one, other in zip(mine, theirs, strict=True):
-            assert one.dtype == torch.float32 and (one - other).norm() <= 2e-2 * other.norm()
-
-
-def test_a_target_that_learns_costs_a_chunk_of_memory_and_not_the_logits():
-    peaks = {}
-    for gradient in (0.0, 1.0):
-        given = problem(1024, torch.float32, width=64, hidden=64, bottleneck=32, num_prototypes=32_768)
-        with Allocations() as allocations:
-            chunked(*given, gradient=gradient, max_elements=2**22).backward()
-        peaks[gradient] = allocations.peak
-    logits, prototypes = 1024 * 32_768 * 4, 32_768 * 32 * 4
-    # Measured: 1.1 times the prototypes, for their own gradient.
-    assert peaks[1.0] - peaks[0.0] < 3 * prototypes < 0.1 * logits

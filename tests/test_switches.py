@@ -24,6 +24,7 @@ from distill.train.step import training_step
 STEPS = ("optim.steps=4", "optim.warmup=0.25")
 FROZEN = ("teacher.kind=frozen", "teacher.checkpoint=@runs/first")
 PARTIAL = ("teacher.kind=partial", "teacher.checkpoint=@runs/first")
+ADAPTERS = (*PARTIAL, "teacher.trainable=[adapters]", "teacher.rank=2")
 CROPS = ("objective.cls.weight=1", "data.views.num_local=2", "data.views.local_size=32")
 FEATURES = (*FROZEN, "objective.patch.target=features")
 TIMM = (
@@ -108,6 +109,8 @@ SWITCHES = {
     "teacher.match": Switch("pixels", COARSE),
     "teacher.trainable": Switch("[norms]", (*PARTIAL, "teacher.trainable=[head]")),
     "teacher.last_k": Switch("2", (*PARTIAL, "teacher.trainable=[blocks]", "teacher.last_k=1")),
+    "teacher.rank": Switch("3", ADAPTERS),
+    "teacher.alpha": Switch("4", ADAPTERS),
     "teacher.lr_scale": Switch("0.5", (*PARTIAL, "teacher.trainable=[head]")),
     "teacher.loss_weight": Switch("0", (*PARTIAL, "teacher.trainable=[head]")),
     "student.image.model": Switch(

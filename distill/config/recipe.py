@@ -51,7 +51,7 @@ def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
 def _rules_of_the_partial_teacher(recipe: Recipe) -> list[Rule]:
     teacher, objective = recipe.teacher, recipe.objective
     is_partial = teacher.kind == "partial"
-    settings = ("trainable", "last_k", "lr_scale", "loss_weight")
+    settings = ("trainable", "last_k", "rank", "alpha", "lr_scale", "loss_weight")
     set_for_it = tuple(f"teacher.{name}" for name in settings if getattr(teacher, name) != getattr(Teacher(), name))
     return [
         (
@@ -63,7 +63,8 @@ def _rules_of_the_partial_teacher(recipe: Recipe) -> list[Rule]:
         (
             is_partial and not teacher.trainable,
             ("teacher.kind", "teacher.trainable"),
-            "a partial teacher needs teacher.trainable: head, blocks, norms; without any use teacher.kind=frozen",
+            "a partial teacher needs teacher.trainable: head, blocks, norms, adapters; without any use "
+            "teacher.kind=frozen",
         ),
         (
             is_partial and ("blocks" in teacher.trainable) != (teacher.last_k > 0),
@@ -71,15 +72,23 @@ def _rules_of_the_partial_teacher(recipe: Recipe) -> list[Rule]:
             "teacher.last_k is set exactly when teacher.trainable names blocks",
         ),
         (
-            is_partial and teacher.model is not None,
-            ("teacher.kind", "teacher.model"),
-            "a partial teacher learns through its projection head, which is never released; "
-            "start from one of our own trainings with teacher.checkpoint",
+            is_partial and ("adapters" in teacher.trainable) != (teacher.rank > 0),
+            ("teacher.rank", "teacher.trainable"),
+            "teacher.rank is set exactly when teacher.trainable names adapters",
         ),
         (
-            is_partial and teacher.checkpoint is None,
-            ("teacher.kind", "teacher.checkpoint"),
-            "a partial teacher starts from one of our own trainings: set teacher.checkpoint",
+            is_partial and teacher.alpha != Teacher().alpha and "adapters" not in teacher.trainable,
+            ("teacher.alpha", "teacher.trainable"),
+            "teacher.alpha is heard with teacher.trainable=[adapters] only",
+        ),
+        (
+            is_partial
+            and teacher.model is not None
+            and not teacher.model.startswith("distill:")
+            and "head" not in teacher.trainable,
+            ("teacher.model", "teacher.trainable"),
+            "a released encoder has no projection head; as a partial one it gets a fresh head, which has to learn: "
+            "name head in teacher.trainable",
         ),
         (
             is_partial and objective.patch.target == "features",
@@ -99,9 +108,9 @@ def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
     patch = objective.patch
     return [
         (
-            teacher.kind == "frozen" and (teacher.checkpoint is None) == (teacher.model is None),
+            teacher.kind != "momentum" and (teacher.checkpoint is None) == (teacher.model is None),
             ("teacher.checkpoint", "teacher.model"),
-            "a frozen teacher needs exactly one of teacher.checkpoint and teacher.model",
+            f"a {teacher.kind} teacher needs exactly one of teacher.checkpoint and teacher.model",
         ),
         (
             teacher.kind == "momentum" and (teacher.checkpoint is not None or teacher.model is not None),
@@ -114,7 +123,8 @@ def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
             "teacher.weights belong to a teacher.model; name it",
         ),
         (
-            teacher.model is not None
+            teacher.kind == "frozen"
+            and teacher.model is not None
             and not teacher.model.startswith("distill:")
             and ((hears_patches(patch) and patch.target == "prototypes") or objective.cls.weight > 0)
             and patch.target != "clusters",

@@ -12,7 +12,9 @@ class Teacher:
     """Who makes the targets."""
 
     kind: Literal["momentum", "frozen", "partial"] = "momentum"
-    """partial: starts like a frozen one of our own; named parts go on learning, from the distillation losses."""
+    """partial: starts like a frozen one; named parts go on learning, from the distillation losses. Safest with
+    `objective.prototypes.balance=sinkhorn`: a teacher that learns fast outruns centring, and its targets become
+    alike."""
     scope: Literal["encoder_and_head", "head"] = "encoder_and_head"
     """momentum: what the EMA copies. `head` is head-only EMA: the encoder is the student's own, stop-gradient."""
     momentum: float = 0.994
@@ -21,10 +23,11 @@ class Teacher:
     checkpoint: str | None = None
     """frozen, partial: run folder or checkpoint folder of one of our own trainings."""
     model: str | None = None
-    """frozen: FAMILY:NAME, an encoder of one of the families that `distill teachers` lists."""
+    """frozen, partial: FAMILY:NAME, an encoder of one of the families that `distill teachers` lists. A partial one
+    gets a fresh head of the sizes of `student.head`."""
     weights: str | None = None
-    """frozen: a file for `model`; not set: those that NAME brings, a folder or the hub; `random`: a `model` that has
-    learnt nothing, for tests."""
+    """frozen, partial: a file for `model`; not set: those that NAME brings, a folder or the hub; `random`: a `model`
+    that has learnt nothing, for tests."""
     image_size: int | None = None
     """frozen, partial: side of the pictures the teacher sees, pixels; when not set, its own default or what `match`
     wants. Pictures larger than the student's are made from the source, not from the student's view."""
@@ -32,11 +35,16 @@ class Teacher:
     """frozen, partial: how the teacher's patches come to lie on the student's grid. `features`: they are resampled.
     `pixels`: the teacher sees pictures of the size at which its grid is the student's. `auto`: pixels where the
     teacher's grid would be the coarser one, else features."""
-    trainable: tuple[Literal["head", "blocks", "norms"], ...] = ()
+    trainable: tuple[Literal["head", "blocks", "norms", "adapters"], ...] = ()
     """partial: what learns. `head`: projection heads and prototypes. `blocks`: the last `last_k` blocks and the final
-    norm of the image tower. `norms`: every parameter of a norm, and every bias, of the image tower."""
+    norm of the image tower. `norms`: every parameter of a norm, and every bias, of the image tower. `adapters`: W +
+    alpha / rank * B A on the linear maps of its attention that do not learn themselves, with B zero at the start."""
     last_k: int = 0
     """partial, trainable=[blocks]: this many last blocks."""
+    rank: int = 0
+    """partial, trainable=[adapters]: of B A; at most the sides of attention's weights."""
+    alpha: float = 8.0
+    """partial, trainable=[adapters]: `alpha / rank` is the factor on B A."""
     lr_scale: float = 1.0
     """partial: factor on `optim.lr` for the teacher."""
     loss_weight: float = 1.0
@@ -50,5 +58,7 @@ class Teacher:
         check(self.momentum <= self.momentum_end, "momentum", "must not exceed momentum_end")
         check(len(set(self.trainable)) == len(self.trainable), "trainable", "names a part twice")
         check(self.last_k >= 0, "last_k", f"{self.last_k} is negative")
+        check(self.rank >= 0, "rank", f"{self.rank} is negative")
+        check(0 < self.alpha < math.inf, "alpha", f"{self.alpha} is not a finite positive number")
         check(0 < self.lr_scale < math.inf, "lr_scale", f"{self.lr_scale} is not a finite positive number")
         check(0 <= self.loss_weight < math.inf, "loss_weight", f"{self.loss_weight} is negative or not finite")

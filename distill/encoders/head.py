@@ -57,6 +57,11 @@ class Heads(nn.Module):
     def patch(self) -> ProjectionHead | None:
         return self._of("patch")
 
+    @property
+    def num_prototypes(self) -> int:
+        """Of each head."""
+        return len(next(iter(self.members.values())).directions)
+
     def _of(self, role: str) -> ProjectionHead | None:
         for name in ("shared", role):
             if name in self.members:

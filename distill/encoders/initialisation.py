@@ -11,6 +11,7 @@ from distill.config import ImageTower, Student, TextTower
 from distill.contracts import ImageEncoder, TextEncoder
 from distill.encoders.dual import DualEncoder
 from distill.encoders.head import Heads
+from distill.encoders.low_rank import state_without_adapters
 from distill.encoders.vit import TimmViT
 from distill.encoders.weights import check_shape, fit_positions, load_strictly, read_safetensors
 
@@ -107,7 +108,7 @@ def _start_tower(
         source = None if teacher is None else {"image": teacher.image, "text": teacher.text}[part]
         if source is None:
             raise ValueError(f"student.{part}.init=teacher, but the teacher has no {part} tower of ours to copy")
-        copied = _copy(tower, source.state_dict(), part=part, source="teacher")
+        copied = _copy(tower, state_without_adapters(source), part=part, source="teacher")
         if part == "text":
             _check_same_words(tower, source)
         return copied

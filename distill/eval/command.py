@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from distill.compose import load_learnt_teacher
 from distill.config import Evaluate, Recipe, load_recipe
 from distill.encoders.dual import DualEncoder
 from distill.encoders.weights import load_strictly
@@ -62,7 +63,7 @@ def load_encoder(path: str | Path, side: Side = "student") -> tuple[DualEncoder,
     found = find(Path(path))
     trained = load_trained(found.folder)
     if side == "teacher" and trained.recipe.teacher.kind == "partial":
-        return _partial_teacher(found, trained.recipe).eval(), trained.recipe
+        return load_learnt_teacher(trained.recipe, found.tensors("teacher")).eval(), trained.recipe
     if side == "teacher":
         load_strictly(trained.encoder.image, _teacher_image(found, trained.recipe), what=f"{found.folder}: teacher")
     return trained.encoder.eval(), trained.recipe
@@ -134,14 +135,6 @@ def _teacher_image(found: Checkpoint, recipe: Recipe) -> dict[str, Tensor]:
     if not weights:
         raise ValueError("side=teacher: this run averages no encoder, its teacher's encoder is the student's own")
     return weights
-
-
-def _partial_teacher(found: Checkpoint, recipe: Recipe) -> DualEncoder:
-    encoder = load_trained(recipe.teacher.checkpoint).encoder
-    held = found.tensors("teacher")
-    learnt = {name.removeprefix("encoder."): value for name, value in held.items() if name.startswith("encoder.")}
-    load_strictly(encoder, encoder.state_dict() | learnt, what=f"{found.folder}: teacher")
-    return encoder
 
 
 def _without_nan(values: dict[str, float]) -> dict[str, Any]:

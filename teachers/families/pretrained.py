@@ -41,10 +41,7 @@ class Pretrained:
     @property
     def num_prototypes(self) -> int | None:
         """Of its heads; None without any."""
-        if self.heads is None:
-            return None
-        head = self.heads.patch or self.heads.cls
-        return len(head.directions)
+        return None if self.heads is None else self.heads.num_prototypes
 
     @property
     def num_parameters(self) -> int:

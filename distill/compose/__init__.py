@@ -1,0 +1,86 @@
+"""Recipe to objects: student, teacher and losses of one run. Nobody else in distill imports teachers."""
+
+from dataclasses import dataclass
+
+import torch
+
+from distill.compose.learner import build_learner, heard
+from distill.compose.teaching import TeacherReport, build_transfer, load_learnt_teacher, load_teaching
+from distill.config import Recipe
+from distill.contracts import Teacher
+from distill.encoders.dual import build_dual
+from distill.encoders.head import build_heads
+from distill.encoders.initialisation import PartReport, apply_update_policy, initialise
+from distill.objective.objective import Objective
+from distill.train.learner import Learner
+from teachers import Momentum
+from teachers.families import FAMILIES, RANDOM, Pretrained
+from teachers.families import load as load_pretrained
+from teachers.matching import Match
+
+__all__ = [
+    "FAMILIES",
+    "RANDOM",
+    "Parts",
+    "Pretrained",
+    "TeacherReport",
+    "compose",
+    "load_learnt_teacher",
+    "load_pretrained",
+]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A recipe come to life, on the CPU, before any wrapping. `teacher` is None when only captions teach, `match` when
+    it looks at the student's pictures through the student's tower."""
+
+    recipe: Recipe
+    learner: Learner
+    teacher: Teacher | None
+    objective: Objective
+    report: list[PartReport]
+    taught_by: TeacherReport | None
+    """None for a momentum teacher, which starts as the student."""
+    match: Match | None
+
+    @property
+    def teacher_view(self) -> int | None:
+        """Side of the view that the teacher needs for itself, pixels: larger than the student's, from the source."""
+        is_larger = self.match is not None and self.match.image_size > self.recipe.data.image_size
+        return self.match.image_size if is_larger else None
+
+
+def compose(recipe: Recipe) -> Parts:
+    """Build student, teacher and objective. The same seed gives the same initial weights, whoever teaches.
+
+    Raises ValueError when a file is missing or does not fit, or when the teacher lacks what the recipe wants of it.
+    """
+    torch.manual_seed(recipe.seed)
+    with torch.random.fork_rng(devices=[]):  # what a teacher draws must not move what the student draws
+        taught = load_teaching(recipe)
+    encoder = build_dual(recipe.student, recipe.data.image_size)
+    match = taught.matched_with(encoder, recipe)
+    objective = Objective(recipe.objective, build_transfer(recipe, taught))
+    heads = build_heads(
+        recipe.student.head,
+        encoder.image.width,
+        with_cls=objective.transfer.with_cls,
+        with_patch=objective.transfer.with_prototypes,
+    )
+    report = initialise(encoder, heads, settings=recipe.student, teacher=taught.encoder, teacher_heads=taught.heads)
+    report = apply_update_policy(encoder, heads, settings=heard(recipe), report=report)
+    teacher: Teacher | None = taught.teacher
+    if recipe.teacher.kind == "momentum" and heads is not None:
+        image = encoder.image if recipe.teacher.scope == "encoder_and_head" else None
+        teacher = Momentum(image, heads)
+    learner = build_learner(recipe, encoder, heads=heads, taught=taught, objective=objective)
+    return Parts(
+        recipe=recipe,
+        learner=learner,
+        teacher=teacher,
+        objective=objective,
+        report=report,
+        taught_by=taught.report(),
+        match=match,
+    )

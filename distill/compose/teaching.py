@@ -1,0 +1,186 @@
+"""Who teaches: a loaded teacher, what it brings for the losses, and what the start message says of it."""
+
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from distill.config import Recipe
+from distill.encoders.dual import DualEncoder
+from distill.encoders.head import Heads, build_heads
+from distill.encoders.low_rank import merge_adapters
+from distill.encoders.weights import load_strictly
+from distill.objective.transfer import Transfer
+from teachers import Frozen, Partial
+from teachers.families import RANDOM, Pretrained
+from teachers.families import load as load_pretrained
+from teachers.matching import Match, match_grids
+
+
+@dataclass(frozen=True)
+class TeacherReport:
+    """Who a loaded teacher is and what it was given; for the start message and the summary."""
+
+    name: str
+    source: str
+    licence: str | None
+    image_size: int
+    """Side of the pictures it looks at in this run, pixels."""
+    patch_size: int
+    num_cls: int
+    parameters: int
+    """Of its image tower."""
+    with_text: bool
+    with_heads: bool
+
+    def __str__(self) -> str:
+        if self.source == RANDOM:
+            start = f"teacher {self.name} with RANDOM weights, as asked for: it has learnt nothing"
+        else:
+            start = f"teacher {self.name}, weights {self.source}, licence {self.licence or 'not stated'}"
+        grid = self.image_size // self.patch_size
+        parts = [f"{self.num_cls} CLS and {grid} x {grid} patches of {self.patch_size} pixels"]
+        parts += ["a text tower"] * self.with_text + ["projection heads"] * self.with_heads
+        return f"{start}\n    {', '.join(parts)}; {self.parameters:,} parameters in its image tower"
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """A loaded teacher and where it came from; both None for a momentum teacher, which starts as the student."""
+
+    teacher: Frozen | Partial | None
+    source: Pretrained | None
+
+    @property
+    def encoder(self) -> DualEncoder | None:
+        """What a student may start from."""
+        return None if self.teacher is None else self.teacher.encoder
+
+    @property
+    def heads(self) -> Heads | None:
+        return None if self.teacher is None else self.teacher.heads
+
+    @property
+    def width(self) -> int | None:
+        """Of its tokens."""
+        return None if self.teacher is None else self.teacher.image.width
+
+    @property
+    def temperature(self) -> float | None:
+        """What it divides the cosine of picture and text by, where it states that."""
+        return None if self.source is None else self.source.temperature
+
+    def matched_with(self, student: DualEncoder, recipe: Recipe) -> Match | None:
+        """Show the teacher pictures of the size that the recipe's way of matching asks for."""
+        if self.teacher is None:
+            return None
+        match = match_grids(
+            self.teacher.image,
+            image_size=self.teacher.image_size,
+            is_given=recipe.teacher.image_size is not None,
+            student_grid=student.image.grid(recipe.data.image_size, recipe.data.image_size),
+            asked=recipe.teacher.match,
+        )
+        self.teacher.image_size = match.image_size
+        return match
+
+    def report(self) -> TeacherReport | None:
+        if self.teacher is None or self.source is None:
+            return None
+        return TeacherReport(
+            name=self.source.name,
+            source=self.source.source,
+            licence=self.source.licence,
+            image_size=self.teacher.image_size,
+            patch_size=self.source.image.patch_size,
+            num_cls=self.source.image.num_cls,
+            parameters=self.source.num_parameters,
+            with_text=self.source.text is not None,
+            with_heads=self.source.heads is not None,
+        )
+
+
+def load_teaching(recipe: Recipe) -> Teaching:
+    """The recipe's teacher, unless it follows the student. ValueError for what is missing or does not fit."""
+    settings = recipe.teacher
+    if settings.kind == "momentum":
+        return Teaching(teacher=None, source=None)
+    if settings.checkpoint is not None:
+        source = load_pretrained(f"distill:{settings.checkpoint}", None)
+    else:
+        source = load_pretrained(settings.model, settings.weights)
+    return Teaching(teacher=_teacher(recipe, source), source=source)
+
+
+def load_learnt_teacher(recipe: Recipe, learnt: dict[str, Tensor]) -> DualEncoder:
+    """The encoder of a partly trained teacher: its start with what a checkpoint's `teacher` says it learnt, plain.
+
+    Raises ValueError when the start is not there any more or the two do not fit.
+    """
+    teacher = load_teaching(recipe).teacher
+    load_strictly(teacher, teacher.state_dict() | learnt, what="teacher")
+    merge_adapters(teacher.image)
+    return teacher.encoder
+
+
+def build_transfer(recipe: Recipe, taught: Teaching) -> Transfer:
+    """The losses of a teacher; with one from our own trainings, the centres of its prototypes come along."""
+    transfer = Transfer(
+        recipe.objective,
+        num_prototypes=recipe.student.head.num_prototypes,
+        teacher_width=taught.width,
+        seed=recipe.seed,
+    )
+    if taught.teacher is not None and transfer.asks_teachers_heads:
+        _check_heads(recipe, transfer, taught)
+        known = transfer.prototypes.state_dict()
+        stored = _under("transfer.prototypes.", taught.source.balance)
+        transfer.prototypes.load_state_dict({key: stored.get(key, value) for key, value in known.items()})
+    return transfer
+
+
+def _teacher(recipe: Recipe, source: Pretrained) -> Frozen | Partial:
+    """ValueError when pictures of `teacher.image_size` do not split into its patches."""
+    settings = recipe.teacher
+    image_size = settings.image_size or source.image_size
+    try:
+        source.image.grid(image_size, image_size)
+    except ValueError as problem:
+        raise ValueError(f"teacher.image_size={image_size}: {problem}") from problem
+    encoder, heads = DualEncoder(source.image, source.text), source.heads
+    if settings.kind == "frozen":
+        return Frozen(encoder, heads, image_size=image_size)
+    if heads is None and "head" in settings.trainable:
+        heads = _fresh_heads(recipe, encoder.image.width)
+    return Partial(encoder, heads, image_size=image_size, settings=settings)
+
+
+def _fresh_heads(recipe: Recipe, width: int) -> Heads | None:
+    """Heads of the student's sizes for a teacher that came without."""
+    patch = recipe.objective.patch
+    hears_patches = patch.weight > 0 and patch.supervise != "none"
+    return build_heads(recipe.student.head, width, with_cls=recipe.objective.cls.weight > 0, with_patch=hears_patches)
+
+
+def _check_heads(recipe: Recipe, transfer: Transfer, taught: Teaching) -> None:
+    """ValueError unless the teacher's heads name the prototypes that the student's are to name."""
+    instead = "use objective.patch.target=clusters, or features without objective.cls.weight"
+    if recipe.teacher.kind == "partial" and taught.heads is None:
+        instead = "name head in teacher.trainable for a fresh one"
+    for role, wanted in (("cls", transfer.with_cls), ("patch", transfer.with_prototypes)):
+        if wanted and (taught.heads is None or getattr(taught.heads, role) is None):
+            raise ValueError(
+                f"{taught.source.name} was trained without a {role} head: it has no prototypes to teach; {instead}"
+            )
+    asked, found = recipe.student.head.num_prototypes, taught.heads.num_prototypes
+    if asked != found:
+        raise ValueError(
+            f"student.head.num_prototypes={asked}, but the teacher's head has {found}: both must name the same "
+            "prototypes"
+        )
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
