@@ -10,13 +10,14 @@ from tiny_runs import losses, opened, own_accelerator, tiny, trained
 from tiny_teachers import CROPS, EAGER, PARTS, partial, state, stepped
 from torch import Tensor, nn
 
-from distill.compose import compose, load_trained
+from distill.compose import compose
 from distill.contracts import Batch
 from distill.eval.command import load_encoder
 from distill.train import checkpoint
 from distill.train.loop import Training
 from distill.train.optim import teacher_groups, trained_parameters
 from distill.train.step import training_step
+from distill.trained import load_trained
 from teachers import Partial
 
 DROPPING = "student.image.extra={drop_path_rate: 0.5, proj_drop_rate: 0.5, attn_drop_rate: 0.5}"
@@ -159,8 +160,9 @@ def told_apart(training: Training, batch: Batch) -> float:
     parts = training.parts
     with torch.no_grad():
         targets = parts.teacher.targets(batch, None)
-        features = parts.objective.target_features(targets, hidden=batch.hidden, grid=targets.tokens.grid)
-        offset = parts.objective.offsets([features], heads=targets.heads, progress=1.0).patch
+        terms = parts.objective.transfer.prototypes
+        features = terms.target_features(targets, hidden=batch.hidden, grid=targets.tokens.grid)
+        offset = terms.offsets([features], heads=targets.heads, progress=1.0).patch
         logits = features.patch @ targets.heads.patch.prototypes().T
         chosen = (logits / parts.recipe.objective.prototypes.teacher_temperature + offset).softmax(dim=1)
     return (entropy(chosen.mean(dim=0)) - entropy(chosen).mean()).item()

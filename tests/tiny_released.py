@@ -9,6 +9,10 @@ import torch
 from safetensors.torch import save_file
 from test_family_hf import MEAN, STD
 from test_family_hf import write as write_folder
+from test_family_open_clip import MEAN as CLIP_MEAN
+from test_family_open_clip import STD as CLIP_STD
+from test_family_open_clip import write as write_clip
+from test_family_tips import write_pair, write_tokenizer
 from tiny_runs import trained
 
 from distill.encoders.timm_names import timm_statistics
@@ -60,6 +64,37 @@ def transformers_folder(folder: Path, model_type: str, **found) -> Released:
     )
 
 
+def open_clip_folder(folder: Path) -> Released:
+    return Released(
+        model=f"open_clip:{write_clip(folder, 'clip')}",
+        weights=None,
+        mean=tuple(CLIP_MEAN),
+        std=tuple(CLIP_STD),
+        image_size=24,
+        grid=(3, 3),
+        width=20,
+        licence="mit",
+        with_text=True,
+    )
+
+
+def tips_pair(folder: Path) -> Released:
+    """A pair of files with its tokenizer."""
+    folder.mkdir()
+    return Released(
+        model=f"tips:{write_pair(folder, write_tokenizer(folder))}",
+        weights=None,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        image_size=56,
+        grid=(4, 4),
+        width=128,
+        num_cls=2,
+        licence="CC-BY-4.0",
+        with_text=True,
+    )
+
+
 def run_of_ours(folder: Path) -> Released:
     """A run of one step, with captions and prototypes."""
     trained(folder, "optim.steps=1", "optim.warmup=0")
@@ -90,6 +125,8 @@ RELEASED: dict[str, dict[str, Callable[[Path], Released]]] = {
             folder, "siglip", image_size=24, grid=(3, 3), with_text=True
         ),
     },
+    "open_clip": {"folder": open_clip_folder},
+    "tips": {"pair": tips_pair},
     "distill": {"run": run_of_ours},
 }
 """At least one of every family."""
