@@ -13,7 +13,8 @@ class Teacher:
 
     kind: Literal["momentum", "frozen", "partial"] = "momentum"
     """partial: starts like a frozen one; named parts go on learning, from the distillation losses. Safest with
-    `objective.prototypes.balance=sinkhorn`: a teacher that learns fast outruns centring, and its targets become alike."""
+    `objective.prototypes.balance=sinkhorn`: a teacher that learns fast outruns centring, and its targets become
+    alike."""
     scope: Literal["encoder_and_head", "head"] = "encoder_and_head"
     """momentum: what the EMA copies. `head` is head-only EMA: the encoder is the student's own, stop-gradient."""
     momentum: float = 0.994
