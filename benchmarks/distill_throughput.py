@@ -68,9 +68,8 @@ class Bench:
     def record(self, command: str) -> Record:
         found = conditions(precision="fp32", device=CPU)
         if self.options.lightly is not None:
-            found["lightly-train's environment"] = ", ".join(
-                f"{k} {v}" for k, v in self.options.lightly.versions.items()
-            )
+            versions = self.options.lightly.versions
+            found["lightly-train's side"] = ", ".join(f"{package} {version}" for package, version in versions.items())
         base = load_recipe(RECIPE)
         return Record(
             name=self.options.name,
@@ -173,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> Record:
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(options, Path(scratch))
         bench.measure()
-        record = bench.record(shlex.join(["python", "benchmarks/distill_throughput.py", *words]))
+        shown = ["PATH" if word == str(options.lightly_python) else word for word in words]
+        record = bench.record(shlex.join(["python", "benchmarks/distill_throughput.py", *shown]))
     if options.name is not None:
         write(record, options.to)
     console = Console()

@@ -83,6 +83,7 @@ def test_the_record_states_both_environments_and_names_no_scratch_folder(record:
     assert "lightly-train 0.0" in record["conditions"]["lightly-train's side"]
     assert {"hardware", "torch", "timm", "commit", "threads"} <= set(record["conditions"])
     assert record["recipes"]["distill, live"]["teacher"]["kind"] == "frozen"
+    assert "--lightly-python PATH" in record["command"]
     assert "/tmp" not in json.dumps([record["recipes"], record["changes"]])
 
 
