@@ -96,7 +96,17 @@ def no_thread_outlives_its_test():
 def stream(page: Recipe, *, rank: int = 0, world: int = 1, tokenize=letters, **start) -> BatchStream:
     source = open_source(page.data)
     OPENED.append(
-        BatchStream(page, source=source, grid=(4, 4), tokenize=tokenize, rank=rank, world=world, device="cpu", **start)
+        BatchStream(
+            page,
+            source=source,
+            grid=(4, 4),
+            tokenize=tokenize,
+            rank=rank,
+            world=world,
+            device="cpu",
+            teacher_view=40,
+            **start,
+        )
     )
     return OPENED[-1]
 
@@ -117,6 +127,7 @@ def joined(parts: list[Batch]) -> Batch:
         hidden=torch.cat([part.hidden for part in parts]),
         captions=torch.cat([part.captions for part in parts], dim=1),
         local_crops=torch.cat([part.local_crops for part in parts], dim=1),
+        teacher_pixels=torch.cat([part.teacher_pixels for part in parts]),
     )
 
 
