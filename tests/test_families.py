@@ -70,7 +70,7 @@ def test_every_family_is_tested_and_called_by_its_name():
     for name, family in FAMILIES.items():
         assert family.name == name
         described = (family.title, family.names, family.dense, family.text, family.heads, family.licence)
-        assert all(0 < len(text) < 160 for text in described)
+        assert all(0 < len(text) < 200 for text in described)
 
 
 @pytest.mark.parametrize(("family", "kind"), EXAMPLES)
@@ -111,7 +111,8 @@ def _check_pictures(found: Pretrained, given: Released) -> None:
             assert "no mask token" in str(refusal)
     depths = {image.layer_of(name) for name, _ in image.named_parameters()}
     assert max(depths) == image.num_layers and min(depths) in (0, 1)
-    assert torch.equal(copy.deepcopy(image)(pixels).cls, plain.cls)
+    with torch.no_grad():  # torch's own attention takes another way with history
+        assert torch.equal(copy.deepcopy(image)(pixels).cls, plain.cls)
 
 
 def _check_texts(found: Pretrained, given: Released) -> None:

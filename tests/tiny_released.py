@@ -80,9 +80,10 @@ def open_clip_folder(folder: Path) -> Released:
 
 def tips_pair(folder: Path) -> Released:
     """A pair of files with its tokenizer."""
-    folder.mkdir()
+    words = folder.parent / "words"
+    words.mkdir()
     return Released(
-        model=f"tips:{write_pair(folder, write_tokenizer(folder))}",
+        model=f"tips:{write_pair(folder, write_tokenizer(words))}",
         weights=None,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
