@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distill.cache.reader import Reader
 from distill.config import ImageTower, Recipe, Student, recipe_from_file
 from distill.config import Teacher as TeacherSettings
 from distill.contracts import Teacher
@@ -21,7 +22,7 @@ from distill.objective.features import Adapters
 from distill.objective.objective import Objective
 from distill.train import checkpoint
 from distill.train.learner import Learner
-from teachers import Frozen, Momentum, Partial
+from teachers import Cached, Frozen, Momentum, Partial
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,13 @@ class Parts:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one of our own checkpoints holds, on the CPU. `balance` are the centres its head was trained with."""
+    """What one of our own checkpoints holds, on the CPU. `balance` are the centres its head was trained with.
+
+    `encoder` is None where only the heads were asked for.
+    """
 
     recipe: Recipe
-    encoder: DualEncoder
+    encoder: DualEncoder | None
     heads: Heads | None
     balance: dict[str, Tensor]
 
@@ -51,9 +55,12 @@ def compose(recipe: Recipe) -> Parts:
     Raises ValueError when a file is missing or does not fit, or when the teacher lacks what the recipe wants of it.
     """
     torch.manual_seed(recipe.seed)
-    source = load_trained(recipe.teacher.checkpoint) if recipe.teacher.checkpoint else None
+    with torch.random.fork_rng(devices=[]):  # whoever teaches, the student starts with the same weights
+        origin, source = _origin(recipe)
+    teacher: Teacher | None = origin
+    if recipe.teacher.cache is not None:
+        teacher = Cached(Reader(recipe.teacher.cache), source.heads if source else None)
     encoder = build_dual(recipe.student, recipe.data.image_size)
-    teacher = _loaded_teacher(recipe.teacher, source) if recipe.teacher.kind != "momentum" else None
     objective = _objective(recipe, teacher, source)
     heads = build_heads(
         recipe.student.head, encoder.image.width, with_cls=objective.with_cls, with_patch=objective.with_prototypes
@@ -62,7 +69,7 @@ def compose(recipe: Recipe) -> Parts:
         encoder,
         heads,
         settings=recipe.student,
-        teacher=teacher.encoder if teacher else None,
+        teacher=origin.encoder if origin else None,
         teacher_heads=teacher.heads if teacher else None,
     )
     report = apply_update_policy(encoder, heads, settings=_heard(recipe), report=report)
@@ -82,23 +89,52 @@ def _heard(recipe: Recipe) -> Student:
     return replace(student, text=replace(student.text, update="freeze", last_k=0))
 
 
-def load_trained(path: str | Path) -> Trained:
+def load_trained(path: str | Path, *, heads_only: bool = False) -> Trained:
     """The student of a run folder (its newest whole checkpoint) or of a checkpoint folder.
 
-    Raises ValueError when there is none or when its files do not fit together.
+    With `heads_only` no tower is built. Raises ValueError when there is none or when its files do not fit together.
     """
     found = checkpoint.find(Path(path))
     recipe = recipe_from_file(found.folder / "recipe.yaml")
     tensors = found.tensors("student")
-    encoder = build_dual(recipe.student, recipe.data.image_size)
-    load_strictly(encoder, _under("encoder.", tensors), what=f"{found.folder}/student.safetensors")
+    encoder = None
+    if not heads_only:
+        encoder = build_dual(recipe.student, recipe.data.image_size)
+        load_strictly(encoder, _under("encoder.", tensors), what=f"{found.folder}/student.safetensors")
     heads, stored = None, _under("heads.members.", tensors)
     if stored:
         names = {name.split(".")[0] for name in stored}
         with_roles = {f"with_{role}": role in names or "shared" in names for role in ("cls", "patch")}
-        heads = build_heads(recipe.student.head, encoder.image.width, **with_roles)
+        width = next(value.shape[1] for name, value in stored.items() if name.endswith(".mlp.0.weight"))
+        heads = build_heads(recipe.student.head, width, **with_roles)
         load_strictly(heads, _under("heads.", tensors), what=f"{found.folder}/student.safetensors")
     return Trained(recipe=recipe, encoder=encoder, heads=heads, balance=found.tensors("objective"))
+
+
+def load_teacher(recipe: Recipe) -> Frozen:
+    """The recipe's frozen teacher by itself, on the CPU, whether the training runs it or not; no seed is moved.
+
+    Raises ValueError as `compose` does.
+    """
+    with torch.random.fork_rng(devices=[]):
+        origin, _ = _origin(replace(recipe, teacher=live(recipe.teacher)))
+    return origin
+
+
+def live(settings: TeacherSettings) -> TeacherSettings:
+    """The same teacher, run at every step."""
+    return replace(settings, cache=None, cache_storage="fp32", cache_components=0)
+
+
+def _origin(recipe: Recipe) -> tuple[Frozen | Partial | None, Trained | None]:
+    """The teacher with its towers, and the checkpoint it comes from. A cached one's towers are built only where the
+    student starts from them, and not kept."""
+    settings, student = recipe.teacher, recipe.student
+    with_towers = settings.cache is None or "teacher" in (student.image.init, student.text.init)
+    source = load_trained(settings.checkpoint, heads_only=not with_towers) if settings.checkpoint else None
+    if settings.kind == "momentum" or not with_towers:
+        return None, source
+    return _loaded_teacher(settings, source), source
 
 
 def _loaded_teacher(settings: TeacherSettings, source: Trained | None) -> Frozen | Partial:
@@ -113,9 +149,9 @@ def _loaded_teacher(settings: TeacherSettings, source: Trained | None) -> Frozen
     return Frozen(DualEncoder(image, None), None, image_size=image_size)
 
 
-def _objective(recipe: Recipe, teacher: Frozen | Partial | None, source: Trained | None) -> Objective:
+def _objective(recipe: Recipe, teacher: Frozen | Partial | Cached | None, source: Trained | None) -> Objective:
     """The losses; with a teacher from one of our own trainings, its prototypes and its centres come along."""
-    width = teacher.image.width if teacher else None
+    width = teacher.width if teacher else None
     num_prototypes = source.recipe.student.head.num_prototypes if source else recipe.student.head.num_prototypes
     objective = Objective(recipe.objective, num_prototypes=num_prototypes, teacher_width=width)
     wants_heads = objective.with_cls or objective.with_prototypes
@@ -151,7 +187,7 @@ def _learner(
             recipe.student.image.num_cls, temperature=contrastive.temperature, kind=contrastive.kind
         )
     if objective.with_features:
-        adapters = Adapters(encoder.image.width, teacher.image.width)
+        adapters = Adapters(encoder.image.width, teacher.width)
         adapters.cls.requires_grad_(recipe.objective.features.cls_weight > 0)
     return Learner(
         encoder,

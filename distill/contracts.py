@@ -4,6 +4,7 @@ Legend: B images, C CLS tokens (1 or 2), N patches in row-major order, D width, 
 Pixels are RGB in [0, 1] everywhere; every encoder applies its own pixel statistics inside.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -30,7 +31,8 @@ class Batch:
     """One rank's share of one global batch, on the device.
 
     `hidden` is True where the student cannot see the patch. `captions` holds one tokenised caption per
-    CLS token; `local_crops` is None when no loss listens to them.
+    CLS token; `local_crops` is None when no loss listens to them. `stored` is what the teacher's `lookup` found about
+    these views, one row of each tensor per picture; None for teachers that look at the pixels.
     """
 
     ids: list[str]
@@ -38,6 +40,11 @@ class Batch:
     hidden: Bool[Tensor, "B N"]
     captions: Int[Tensor, "C B L"] | None
     local_crops: Float[Tensor, "M B 3 h w"] | None
+    stored: dict[str, Tensor] | None = None
+
+
+Lookup = Callable[[Int[Tensor, " B"]], dict[str, Tensor]]
+"""From keys of views, `sample * views of each sample + view`, to what is stored about them, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,10 @@ class Teacher(nn.Module):
     def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
         """Targets for the unmasked view, without history unless the teacher learns from them."""
         raise NotImplementedError
+
+    def lookup(self) -> Lookup | None:
+        """What the loader calls ahead of time for every batch's `stored`; None for teachers that look at the pixels."""
+        return None
 
     def follow(self, image: ImageEncoder, heads: nn.Module | None, *, momentum: float) -> None:
         """Move after the student, once per optimiser step; all but momentum teachers stay."""

@@ -26,6 +26,14 @@ class Teacher:
     """frozen: local safetensors file for `model`."""
     image_size: int | None = None
     """frozen, partial: side of the pictures the teacher sees, pixels; its own default when not set."""
+    cache: str | None = None
+    """frozen: folder of the teacher's features of every fixed view (`data.views.fixed`), from which it teaches without
+    being run; written at the start when it is not there. `distill cache plan RECIPE` says how large it will be."""
+    cache_storage: Literal["fp32", "fp16", "int8"] = "fp32"
+    """cache: fp32 loses nothing. int8: patches as 8-bit steps between each channel's smallest and largest value in the
+    picture, off by at most that range / 510; CLS tokens are few and stay fp16."""
+    cache_components: int = 0
+    """cache: patches are kept as this many principal components, fitted to a sample of them; 0 keeps every channel."""
     trainable: tuple[Literal["head", "blocks", "norms"], ...] = ()
     """partial: what learns. `head`: projection heads and prototypes. `blocks`: the last `last_k` blocks and the final
     norm of the image tower. `norms`: every parameter of a norm, and every bias, of the image tower."""
@@ -41,6 +49,7 @@ class Teacher:
         in_range(self, 0.0, 1.0, "momentum", "momentum_end")
         check(self.momentum <= self.momentum_end, "momentum", "must not exceed momentum_end")
         check(len(set(self.trainable)) == len(self.trainable), "trainable", "names a part twice")
+        in_range(self, 0, 65536, "cache_components")
         check(self.last_k >= 0, "last_k", f"{self.last_k} is negative")
         check(0 < self.lr_scale < math.inf, "lr_scale", f"{self.lr_scale} is not a finite positive number")
         check(0 <= self.loss_weight < math.inf, "loss_weight", f"{self.loss_weight} is negative or not finite")

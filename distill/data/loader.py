@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from distill.config import Recipe
-from distill.contracts import Batch
+from distill.contracts import Batch, Lookup
 from distill.data.broken import BrokenTally
 from distill.data.feeds import open_feed
 from distill.data.plan import plan_step, reads_captions
@@ -40,9 +40,10 @@ class BatchStream:
 
     `grid` is the (rows, columns) of patches of the student's global view. `tokenize` may be None when no text is
     read. `state` is the `state_dict()` of a stream that stopped before `start_step`, of this rank or of all of them
-    (`merge_states`); without it a streamed source is read from its beginning up to that step. Raises ValueError for
-    a batch that does not split into ranks, for captions the data does not have, and, from the iteration, for data
-    with too many broken samples. `close()` ends the threads; so does reaching the last step.
+    (`merge_states`); without it a streamed source is read from its beginning up to that step. `lookup` is the
+    teacher's, called in the background with the keys of every batch's fixed views. Raises ValueError for a batch that
+    does not split into ranks, for captions the data does not have, and, from the iteration, for data with too many
+    broken samples. `close()` ends the threads; so does reaching the last step.
     """
 
     def __init__(
@@ -57,13 +58,14 @@ class BatchStream:
         device: torch.device | str,
         start_step: int = 0,
         state: dict[str, Any] | None = None,
+        lookup: Lookup | None = None,
     ):
         _check(recipe, source, tokenize=tokenize, world=world, start_step=start_step, state=state)
         self.recipe = recipe
         self.device = torch.device(device)
         self.wait_seconds = 0.0
         """Time the consumer has spent in `next()` so far, rendering of scenes included."""
-        self._grid = grid
+        self._grid, self._lookup = grid, lookup
         per_rank = recipe.data.batch_size // world
         self._share = slice(rank * per_rank, (rank + 1) * per_rank)
         self._step = start_step
@@ -116,7 +118,7 @@ class BatchStream:
         self, source: Source, tokenize: Tokenize | None, start_step: int, stream_state: dict[str, Any] | None
     ) -> SceneMaker | PhotoMaker:
         if isinstance(source, SceneSource):
-            return SceneMaker(source, self.recipe, tokenize=tokenize, share=self._share)
+            return SceneMaker(source, self.recipe, tokenize=tokenize, share=self._share, lookup=self._lookup)
         feed = open_feed(
             source,
             seed=self.recipe.seed,
@@ -125,7 +127,7 @@ class BatchStream:
             start_step=start_step,
             state=stream_state,
         )
-        return PhotoMaker(feed, self.recipe, tokenize=tokenize, pool=self._pool, tally=self._tally)
+        return PhotoMaker(feed, self.recipe, tokenize=tokenize, pool=self._pool, tally=self._tally, lookup=self._lookup)
 
     def _state_after(self, step: int) -> dict[str, Any]:
         broken = self._tally.summary()

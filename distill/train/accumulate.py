@@ -85,6 +85,7 @@ def _part(batch: Batch, rows: slice) -> Batch:
         hidden=batch.hidden[rows],
         captions=None if batch.captions is None else batch.captions[:, rows],
         local_crops=None if batch.local_crops is None else batch.local_crops[:, rows],
+        stored=None if batch.stored is None else {name: value[rows] for name, value in batch.stored.items()},
     )
 
 
