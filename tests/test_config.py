@@ -187,6 +187,8 @@ def test_a_setting_like_no_other_lists_what_its_section_holds() -> None:
         ("evaluate.tasks=knn", "'knn' is not a list such as"),
         ("data.views.global_scale=[0.5]", "[0.5] is not a list of 2 numbers"),
         ("data.views.global_scale=[1.0, 0.5]", "is not 0 < low <= high <= 1"),
+        ("data.views.fixed=1025", "1025 is not between 0 and 1024"),
+        ("teacher.cache_storage=int4", "not one of fp32, fp16, int8"),
         ("masking.ratio=1.5", "1.5 is not between 0 and 0.95"),
         ("student.image.model=resnet", "does not start with 'timm:'"),
         ("optim=3", "is a section; set what it holds, such as optim.name"),
@@ -230,6 +232,7 @@ def test_settings_that_mean_nothing_together_raise_their_own_error_with_both_pla
 
 FROZEN = "teacher.kind=frozen teacher.checkpoint=run "
 TIMM = "teacher.kind=frozen teacher.model=timm:x teacher.weights=x "
+STREAM = "data.source=dataset data.dataset.path=x data.dataset.streaming=true"
 MEANINGLESS = [
     ("objective.patch.supervise=masked masking.ratio=0", "masking.ratio"),
     ("objective.patch.supervise=masked masking.image_share=0", "masking.ratio"),
@@ -251,6 +254,13 @@ MEANINGLESS = [
     ("data.source=dataset", "data.dataset.path"),
     ("optim.accumulate=3", "data.batch_size"),
     (FROZEN + "teacher.scope=head", "teacher.scope"),
+    ("teacher.cache=here", "teacher.kind"),
+    (FROZEN + "teacher.cache=here data.views.flip=0.5", "data.views.fixed"),
+    (FROZEN + "teacher.cache=here data.source=dataset data.dataset.path=x", "data.views.fixed"),
+    (FROZEN + "teacher.cache_storage=int8", "teacher.cache"),
+    (FROZEN + "teacher.cache_components=8", "teacher.cache"),
+    ("data.views.fixed=2", "data.views.fixed"),
+    ("data.views.fixed=2 " + STREAM, "data.dataset.streaming"),
 ]
 
 

@@ -105,7 +105,7 @@ def same(first: Batch, second: Batch) -> bool:
     return first.ids == second.ids and all(
         torch.equal(getattr(first, field.name), getattr(second, field.name))
         for field in fields(Batch)
-        if field.name != "ids"
+        if field.name not in ("ids", "stored")
     )
 
 

@@ -39,7 +39,7 @@ def plan(options: argparse.Namespace) -> int:
     print(f"writing: about {duration(estimate.seconds)} for one process on {accelerator.device}")
     print(f"the training looks at {looked_at:,} views, {looked_at / index.total:.1f} times the number in the cache")
     if looked_at < index.total:
-        print("so the cache would cost more than the teacher itself: lower the number of samples or views, or go live")
+        print("so by itself it were cheaper without a cache, or with fewer samples or views")
     return FINISHED
 
 

@@ -69,6 +69,9 @@ def ensure_cache(recipe: Recipe, *, device: torch.device, precision: str, say: S
         return
     writer = Writer(recipe, device=device, precision=precision)
     say(f"teacher cache: {writer.estimate()}, into {folder}")
+    looked_at = recipe.optim.steps * recipe.data.batch_size
+    if looked_at < writer.index.total:
+        say(f"teacher cache: this training looks at {looked_at:,} views only; by itself it were cheaper without")
     writer.write(folder, say=say)
 
 
@@ -208,17 +211,20 @@ class Writer:
             write_index(replace(index, shards=shards), folder / INDEX)
             remove_sums(folder)
             (folder / PLAN).unlink()
+            for left in folder.glob(".*"):
+                if left != folder / f".{PLAN}.lock":
+                    left.unlink(missing_ok=True)
 
 
-def _lock(folder: Path, name: str, **options: float) -> FileLock:
+def _lock(folder: Path, name: str, *, timeout: float = -1.0) -> FileLock:
     """Never a file that merely exists: such locks outlive whoever is killed."""
-    return FileLock(folder / f".{name}.lock", fallback_to_soft=False, **options)
+    return FileLock(folder / f".{name}.lock", timeout=timeout, fallback_to_soft=False)
 
 
 @contextmanager
 def _claimed(folder: Path, name: str) -> Iterator[bool]:
     """Whether the file is ours to write; False while another process writes it."""
-    lock = _lock(folder, name, timeout=0)
+    lock = _lock(folder, name, timeout=0.0)
     try:
         lock.acquire()
     except Timeout:

@@ -50,16 +50,16 @@ class SceneMaker:
         first, count = step * self.recipe.data.batch_size + self.share.start, self.share.stop - self.share.start
         indices = self.order.indices(first, count=count)
         shown = self.order.views(first, count=count, num_views=num_views(self.recipe.data))
-        draws, flips = plan.crops, plan.flips
+        crop_draws, flips = plan.crops, plan.flips
         if self.recipe.data.views.fixed:
-            draws, flips = fixed_draws(indices, shown, seed=self.recipe.seed, flip=self.recipe.data.views.flip)
+            crop_draws, flips = fixed_draws(indices, shown, seed=self.recipe.seed, flip=self.recipe.data.views.flip)
         stored = looked_up(self.lookup, indices, shown, num_views=num_views(self.recipe.data))
         captions = tokenised([self._captions(indices, draws) for draws in plan.captions], self.tokenize)
 
         def finish(device: torch.device) -> Batch:
             pictures = self.source.render(indices.to(device), device=device)
             views, size = self.recipe.data.views, self.recipe.data.image_size
-            whole = place_crops(draws, scale=views.global_scale)
+            whole = place_crops(crop_draws, scale=views.global_scale)
             local = place_crops(plan.local_crops, scale=views.local_scale)
             crops = [
                 crop_tensor(pictures, boxes, flips, size=views.local_size)

@@ -285,6 +285,8 @@ class Training:
             self.journal.say(f"going on after step {self.step}")
         for row in self.parts.report:
             self.journal.say(f"  {row}")
+        if self.recipe.teacher.cache is not None:
+            self.journal.say(f"  teacher: read from {self.recipe.teacher.cache}, not run")
         if self.recipe.teacher.kind == "partial":
             learning = sum(parameter.numel() for _, parameter in trained_parameters(self.parts.teacher))
             total = sum(parameter.numel() for parameter in self.parts.teacher.parameters())
