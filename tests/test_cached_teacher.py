@@ -94,8 +94,8 @@ def test_from_fp32_the_losses_are_those_of_the_live_teacher(case: str, outcome: 
     assert furthest(outcome(case, cached=True), outcome(case)) <= 1e-6
 
 
-# Largest relative difference of five steps, measured: fp16 2.1e-5, int8 4.9e-4, 12 of 48 components 2.4e-2; for features
-# of timm's tower 7.5e-6, 3.5e-5 and 4.2e-3.
+# Largest relative difference of five steps, measured: fp16 2.1e-5, int8 4.9e-4, 12 of 48 components 2.4e-2; for the
+# features of timm 7.5e-6, 3.5e-5 and 4.2e-3.
 BOUNDS = {
     "teacher.cache_storage=fp16": (1e-7, 1e-4),
     "teacher.cache_storage=int8": (1e-6, 2e-3),
