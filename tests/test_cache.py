@@ -351,11 +351,26 @@ def test_a_damaged_index_and_a_full_disk_are_one_sentence(
         written(taught(run, tmp_path / "features"))
 
 
-def test_the_precision_the_settings_and_the_place_of_a_teacher(cached: tuple[Recipe, Path], run: Path, tmp_path: Path):
+def test_a_teacher_is_its_weights_and_precision_wherever_it_lies(
+    cached: tuple[Recipe, Path], run: Path, tmp_path: Path
+):
     recipe = cached[0]
     assert identity_of(recipe, precision="no") != identity_of(recipe, precision="bf16")
     shutil.copytree(run, tmp_path / "moved")
     assert identity_of(taught(tmp_path / "moved", cached[1]), precision="no") == identity_of(recipe, precision="no")
+
+
+def test_a_model_is_its_name_and_the_bytes_of_its_file(tmp_path: Path):
+    def teacher_of(weights: Path) -> dict:
+        named = ["teacher.kind=frozen", "teacher.model=timm:vit_tiny_patch16_224", f"teacher.weights={weights}"]
+        recipe = tiny(tmp_path, *named, "objective.patch.target=features", *VIEWS)
+        return identity_of(recipe, precision="no").teacher
+
+    for name, content in (("one", b"12"), ("same", b"12"), ("other", b"13")):
+        (tmp_path / name).write_bytes(content)
+    one, same, other, missing = (teacher_of(tmp_path / name) for name in ("one", "same", "other", "missing"))
+    assert one == same != other and one["model"] == "timm:vit_tiny_patch16_224"
+    assert missing["weights"] == str(tmp_path / "missing") and "weights_sha256" not in missing
 
 
 @pytest.fixture

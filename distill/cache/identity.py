@@ -16,7 +16,7 @@ from distill.train import checkpoint
 NOT_OF_THE_FEATURES = {
     *("kind", "scope", "momentum", "momentum_end"),
     *("trainable", "last_k", "lr_scale", "loss_weight"),
-    *("checkpoint", "weights", "image_size"),
+    *("checkpoint", "model", "weights", "image_size"),
     *("cache", "cache_storage", "cache_components"),
 }
 """Settings of the teacher that do not change a frozen one's features, or are compared in another way. All others count,
@@ -35,15 +35,28 @@ def identity_of(recipe: Recipe, *, precision: str) -> Identity:
 
 
 def _teacher(recipe: Recipe, *, precision: str) -> dict[str, Any]:
-    settings = asdict(recipe.teacher)
-    found = {key: value for key, value in settings.items() if key not in NOT_OF_THE_FEATURES}
+    settings = recipe.teacher
+    found = {key: value for key, value in asdict(settings).items() if key not in NOT_OF_THE_FEATURES}
     found["precision"] = precision
-    if recipe.teacher.checkpoint is None:
-        return found | {"weights_sha256": _sha256_of_weights(Path(recipe.teacher.weights))}
-    folder = checkpoint.find(Path(recipe.teacher.checkpoint)).folder
+    if settings.checkpoint is None:
+        return found | _of_a_model(settings.model, settings.weights)
+    folder = checkpoint.find(Path(settings.checkpoint)).folder
     trained = recipe_from_file(folder / "recipe.yaml")
     tower = {"image": asdict(trained.student.image), "trained_at": trained.data.image_size}
     return found | tower | {"weights_sha256": sha256_of(folder / "student.safetensors")}
+
+
+def _of_a_model(model: str, weights: str | None) -> dict[str, Any]:
+    """A model by its name, and the bytes of its file or folder, which `weights` or the name itself gives.
+
+    Weights that are no file here (a tag, a name on a hub) are known by what they are called.
+    """
+    family, _, name = model.partition(":")
+    if weights is not None and Path(weights).exists():
+        return {"model": model, "weights_sha256": _sha256_of_weights(Path(weights))}
+    if weights is None and Path(name).exists():
+        return {"model": family, "weights_sha256": _sha256_of_weights(Path(name))}
+    return {"model": model, "weights": weights}
 
 
 def _transform(recipe: Recipe) -> dict[str, Any]:
@@ -60,11 +73,9 @@ def _transform(recipe: Recipe) -> dict[str, Any]:
 
 
 def _sha256_of_weights(path: Path) -> str:
-    """Of a file, or of every file of a folder by its name. Raises ValueError when there is none."""
+    """Of a file, or of every file of a folder with its name."""
     if path.is_file():
         return sha256_of(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    if not files:
-        raise ValueError(f"teacher.weights: {path} is neither a file nor a folder of files")
     sums = [f"{file.relative_to(path).as_posix()} {sha256_of(file)}" for file in files]
     return hashlib.sha256("\n".join(sums).encode()).hexdigest()
