@@ -58,6 +58,7 @@ class Case:
         """Make one batch from nothing, and wait for it."""
         once = replace(self.recipe, optim=replace(self.recipe.optim, steps=1))
         text, image = self.training.parts.learner.encoder.text, self.training.parts.learner.encoder.image
+        teacher = self.training.parts.teacher
         size = self.recipe.data.image_size
         stream = BatchStream(
             once,
@@ -67,6 +68,7 @@ class Case:
             rank=0,
             world=1,
             device=self.device,
+            lookup=teacher.lookup() if teacher is not None else None,
         )
         (batch,) = stream
         return batch

@@ -67,6 +67,16 @@ examples:
   distill eval runs/ibotpp-seed0 zero_shot_segmentation
   distill eval runs/ibotpp-seed0 knn evaluate.classes=flowers"""
 
+CACHE = """\
+examples:
+  distill cache plan vanilla teacher.checkpoint=runs/ibot-seed0 data.scenes.num_train=20000
+  distill cache write vanilla teacher.checkpoint=runs/ibot-seed0 data.scenes.num_train=20000 --to runs/features
+  distill train vanilla teacher.checkpoint=runs/ibot-seed0 data.scenes.num_train=20000 teacher.cache=runs/features
+  distill cache plan deit_photos data.views.fixed=4 teacher.cache_storage=int8
+
+`train` writes the folder itself where it is not there. A writing that was interrupted goes on when the same command is
+given again; several processes may write one folder, and `accelerate launch` does."""
+
 RECIPES = """\
 examples:
   distill recipes list
@@ -120,6 +130,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_study(commands, settings)
     _add_teachers(commands)
+
+    _add_cache(commands, settings)
 
     command = _command(commands, "eval", "measure a trained encoder", EVAL, run=evaluate)
     command.add_argument("path", metavar="RUN|CHECKPOINT", type=Path, help="run folder, or checkpoint folder")
@@ -187,6 +199,21 @@ def _add_teachers(commands: argparse._SubParsersAction) -> None:
     action.add_argument("--weights", metavar="FILE", help="as in teacher.weights: a file, or random")
 
 
+def _add_cache(commands: argparse._SubParsersAction, settings: str) -> None:
+    command = _command(commands, "cache", "run a frozen teacher once, and train from what it said", CACHE)
+    actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
+    about = {
+        "plan": "print the size for every storage, and an estimate of the time; writes nothing",
+        "write": "write the features of every fixed view, or what is missing of them",
+    }
+    for name, summary in about.items():
+        action = _command(actions, name, summary, run=cache(name))
+        action.add_argument("recipe", metavar="RECIPE", help="a name of `distill recipes list`, or a YAML file")
+        action.add_argument("words", metavar="key=value", nargs="*", help=settings)
+        if name == "write":
+            action.add_argument("--to", type=Path, metavar="FOLDER", help="(default: the recipe's teacher.cache)")
+
+
 def train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.words)
     from distill.train.loop import train as carry_out
@@ -212,6 +239,17 @@ def inspection(name: str) -> Callable[[argparse.Namespace], int]:
         from distill import inspection
 
         return {"list_families": inspection.list_families, "inspect": inspection.inspect}[name](options)
+
+    return carry_out
+
+
+def cache(name: str) -> Callable[[argparse.Namespace], int]:
+    """One of the cache's actions; its module is imported when it is carried out."""
+
+    def carry_out(options: argparse.Namespace) -> int:
+        from distill.cache.command import ACTIONS
+
+        return ACTIONS[name](options)
 
     return carry_out
 

@@ -4,6 +4,7 @@ Legend: B images, C CLS tokens (1 or 2), N patches in row-major order, D width, 
 Pixels are RGB in [0, 1] everywhere; every encoder applies its own pixel statistics inside.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -46,7 +47,8 @@ class Batch:
 
     `hidden` is True where the student cannot see the patch. `captions` holds one tokenised caption per
     CLS token; `local_crops` is None when no loss listens to them. `teacher_pixels` is the same view made larger, from
-    the source picture, for a teacher that sees more of it than the student.
+    the source picture, for a teacher that sees more of it than the student. `stored` is what the teacher's `lookup`
+    found about these views, one row of each tensor per picture; None for teachers that look at the pixels.
     """
 
     ids: list[str]
@@ -55,6 +57,11 @@ class Batch:
     captions: Int[Tensor, "C B L"] | None
     local_crops: Float[Tensor, "M B 3 h w"] | None
     teacher_pixels: Float[Tensor, "B 3 S S"] | None = None
+    stored: dict[str, Tensor] | None = None
+
+
+Lookup = Callable[[Int[Tensor, " B"]], dict[str, Tensor]]
+"""From keys of views, `sample * views of each sample + view`, to what is stored about them, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,10 @@ class Teacher(nn.Module):
     def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
         """Targets for the unmasked view, without history unless the teacher learns from them."""
         raise NotImplementedError
+
+    def lookup(self) -> Lookup | None:
+        """What the loader calls ahead of time for every batch's `stored`; None for teachers that look at the pixels."""
+        return None
 
     def follow(self, image: ImageEncoder, heads: nn.Module | None, *, momentum: float) -> None:
         """Move after the student, once per optimiser step; all but momentum teachers stay."""

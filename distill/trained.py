@@ -18,7 +18,8 @@ class Trained:
     """What a checkpoint holds, on the CPU. `balance` are the centres its head was trained with."""
 
     recipe: Recipe
-    encoder: DualEncoder
+    encoder: DualEncoder | None
+    """None where only the heads were asked for."""
     heads: Heads | None
     balance: dict[str, Tensor]
     temperature: float | None
@@ -27,21 +28,24 @@ class Trained:
     """Of the checkpoint itself."""
 
 
-def load_trained(path: str | Path) -> Trained:
+def load_trained(path: str | Path, *, heads_only: bool = False) -> Trained:
     """The student of a run folder (its newest whole checkpoint) or of a checkpoint folder.
 
-    Raises ValueError when there is none or when its files do not fit together.
+    With `heads_only` no tower is built. Raises ValueError when there is none or when its files do not fit together.
     """
     found = checkpoint.find(Path(path))
     recipe = recipe_from_file(found.folder / "recipe.yaml")
     tensors = found.tensors("student")
-    encoder = build_dual(recipe.student, recipe.data.image_size)
-    load_strictly(encoder, _under("encoder.", tensors), what=f"{found.folder}/student.safetensors")
+    encoder = None
+    if not heads_only:
+        encoder = build_dual(recipe.student, recipe.data.image_size)
+        load_strictly(encoder, _under("encoder.", tensors), what=f"{found.folder}/student.safetensors")
     heads, stored = None, _under("heads.members.", tensors)
     if stored:
         names = {name.split(".")[0] for name in stored}
         with_roles = {f"with_{role}": role in names or "shared" in names for role in ("cls", "patch")}
-        heads = build_heads(recipe.student.head, encoder.image.width, **with_roles)
+        width = next(value.shape[1] for name, value in stored.items() if name.endswith(".mlp.0.weight"))
+        heads = build_heads(recipe.student.head, width, **with_roles)
         load_strictly(heads, _under("heads.", tensors), what=f"{found.folder}/student.safetensors")
     scales = tensors.get("temperatures.log_scale")
     return Trained(

@@ -24,6 +24,11 @@ class Frozen(Teacher):
     def image(self) -> ImageEncoder:
         return self.encoder.image
 
+    @property
+    def width(self) -> int:
+        """Of its tokens."""
+        return self.image.width
+
     @torch.no_grad()
     def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
         return Targets(tokens=self.image(seen_at(batch, self.image_size)), heads=self.heads)

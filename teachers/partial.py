@@ -64,6 +64,11 @@ class Partial(Teacher):
     def image(self) -> ImageEncoder:
         return self.encoder.image
 
+    @property
+    def width(self) -> int:
+        """Of its tokens."""
+        return self.image.width
+
     def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
         """With history, unless nothing is to reach the teacher."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.loss_weight > 0):

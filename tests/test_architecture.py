@@ -15,6 +15,7 @@ FORBIDDEN = {
     "distill.contracts": ("distill.", "teachers"),
     "distill.data": ("distill.encoders", "distill.objective", "distill.train", "distill.eval", "teachers"),
     "distill.encoders": ("distill.data", "distill.objective", "distill.train", "distill.eval", "teachers"),
+    "distill.cache": ("distill.objective", "distill.eval", "distill.study", "teachers"),
     "distill.objective": ("distill.data", "distill.train", "distill.eval", "teachers"),
     "distill.train": ("teachers",),
     "distill.eval": ("teachers",),
@@ -31,8 +32,11 @@ TOPS = ("distill.study", "distill.inspection", "distill.publish", "distill.show"
 """What stands above the library: only the command line and what stands there itself may import it."""
 
 BELOW_COMPOSE = ("distill.config", "distill.contracts", "distill.data", "distill.encoders", "distill.objective")
-ALONE = ("distill.trained", "distill.train.checkpoint", "distill.train.learner")
-"""What compose needs of the trainer; it must not need compose in turn."""
+ALONE = (
+    *("distill.trained", "distill.train.checkpoint", "distill.train.learner"),
+    *(f"distill.cache.{name}" for name in ("storage", "basis", "index", "shards", "reader")),
+)
+"""What compose needs of the trainer and of the cache; it must not need compose in turn."""
 
 
 def name_of(path: Path) -> str:

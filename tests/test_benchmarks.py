@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_runs import own_accelerator
 
-from benchmarks import step_time
+from benchmarks import step_time, teacher_cache
 from benchmarks.kernels import PatchLoss, PatchSizes
 from benchmarks.measure import PHASES
 from benchmarks.meter import Spent, count_flops, interleaved, peak_bytes, ratio
@@ -113,6 +113,20 @@ def test_the_gpu_section_works_with_its_compilation_left_out(monkeypatch, tmp_pa
     shares = bench.tables[-1].numbers
     assert set(shares) == set(bench.cases)
     assert all(0 < found["share_of_peak"] < 1 for found in shares.values())
+
+
+def test_the_benchmark_of_the_cache_measures_every_storage_and_says_what_it_costs(tmp_path):
+    threads = torch.get_num_threads()
+    with own_accelerator():
+        teacher_cache.main(["--tiny", "--repeats", "1", "--name", "cache", "--to", str(tmp_path)])
+    torch.set_num_threads(threads)
+    text = (tmp_path / "cache.json").read_text()
+    record = json.loads(text)
+    speed, cost = numbers(record, "live and from a cache"), numbers(record, "Writing")
+    assert set(speed) == {"live", *cost} and set(cost) == {"fp32", "fp16", "int8"}
+    assert all(found["times_live"]["median"] > 0 for found in speed.values())
+    assert cost["fp32"]["bytes_per_view"] > cost["fp16"]["bytes_per_view"] > cost["int8"]["bytes_per_view"]
+    assert "SCRATCH" in text and "/tmp" not in json.dumps(record["changes"])
 
 
 @pytest.mark.gpu

@@ -187,6 +187,8 @@ def test_a_setting_like_no_other_lists_what_its_section_holds() -> None:
         ("evaluate.tasks=knn", "'knn' is not a list such as"),
         ("data.views.global_scale=[0.5]", "[0.5] is not a list of 2 numbers"),
         ("data.views.global_scale=[1.0, 0.5]", "is not 0 < low <= high <= 1"),
+        ("data.views.fixed=1025", "1025 is not between 0 and 1024"),
+        ("teacher.cache_storage=int4", "not one of fp32, fp16, int8"),
         ("masking.ratio=1.5", "1.5 is not between 0 and 0.95"),
         ("student.image.model=resnet", "does not start with 'timm:'"),
         ("teacher.model=vit_tiny_patch16_224", "'vit_tiny_patch16_224' is not FAMILY:NAME"),
@@ -234,6 +236,7 @@ FROZEN = "teacher.kind=frozen teacher.checkpoint=run "
 TIMM = "teacher.kind=frozen teacher.model=timm:x teacher.weights=x "
 FEATURES = FROZEN + "objective.patch.target=features "
 CLUSTERS = FROZEN + "objective.patch.target=clusters objective.prototypes.balance=sinkhorn "
+STREAM = "data.source=dataset data.dataset.path=x data.dataset.streaming=true"
 MEANINGLESS = [
     ("objective.patch.supervise=masked masking.ratio=0", "masking.ratio"),
     ("objective.patch.supervise=masked masking.image_share=0", "masking.ratio"),
@@ -273,6 +276,13 @@ MEANINGLESS = [
     ("teacher.match=features", "teacher.match"),
     ("teacher.image_size=48", "teacher.image_size"),
     (FROZEN + "teacher.match=pixels teacher.image_size=48", "teacher.match"),
+    ("teacher.cache=here", "teacher.kind"),
+    (FROZEN + "teacher.cache=here data.views.flip=0.5", "data.views.fixed"),
+    (FROZEN + "teacher.cache=here data.source=dataset data.dataset.path=x", "data.views.fixed"),
+    (FROZEN + "teacher.cache_storage=int8", "teacher.cache"),
+    (FROZEN + "teacher.cache_components=8", "teacher.cache"),
+    ("data.views.fixed=2", "data.views.fixed"),
+    ("data.views.fixed=2 " + STREAM, "data.dataset.streaming"),
 ]
 
 

@@ -25,6 +25,7 @@ STEPS = ("optim.steps=4", "optim.warmup=0.25")
 FROZEN = ("teacher.kind=frozen", "teacher.checkpoint=@runs/first")
 PARTIAL = ("teacher.kind=partial", "teacher.checkpoint=@runs/first")
 ADAPTERS = (*PARTIAL, "teacher.trainable=[adapters]", "teacher.rank=2")
+CACHED = (*FROZEN, "data.scenes.num_train=16")
 CROPS = ("objective.cls.weight=1", "data.views.num_local=2", "data.views.local_size=32")
 FEATURES = (*FROZEN, "objective.patch.target=features")
 TIMM = (
@@ -91,6 +92,7 @@ SWITCHES = {
     "data.dataset.max_broken_share": Switch("0.01", BROKEN),
     "data.views.global_scale": Switch("[0.3, 0.6]"),
     "data.views.flip": Switch("0.5"),
+    "data.views.fixed": Switch("1", ("data.views.flip=0.5",)),
     "data.views.num_local": Switch("3", CROPS),
     "data.views.local_scale": Switch("[0.3, 0.6]", CROPS),
     "data.views.local_size": Switch("16", CROPS),
@@ -107,6 +109,8 @@ SWITCHES = {
     "teacher.weights": Switch("@timm/second.safetensors", TIMM),
     "teacher.image_size": Switch("48", FROZEN),
     "teacher.match": Switch("pixels", COARSE),
+    "teacher.cache_storage": Switch("int8", (*CACHED, "teacher.cache=@fp32"), along=("teacher.cache=@int8",)),
+    "teacher.cache_components": Switch("8", (*CACHED, "teacher.cache=@fp32"), along=("teacher.cache=@pca",)),
     "teacher.trainable": Switch("[norms]", (*PARTIAL, "teacher.trainable=[head]")),
     "teacher.last_k": Switch("2", (*PARTIAL, "teacher.trainable=[blocks]", "teacher.last_k=1")),
     "teacher.rank": Switch("3", ADAPTERS),
@@ -182,8 +186,9 @@ SWITCHES = {
     "optim.steps": Switch("5"),
 }
 
-SAME_RESULTS = {"optim.accumulate", "student.image.gradient_checkpointing", "compile"}
-"""Settings that promise to change memory or time only; each has its own test below that it is heard."""
+SAME_RESULTS = {"optim.accumulate", "student.image.gradient_checkpointing", "compile", "teacher.cache"}
+"""Settings that promise to change memory or time only; each has its own test that it is heard, below or, for the cache,
+in test_cached_teacher."""
 
 ORCHESTRATION = {
     "name": "another",

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -118,3 +118,17 @@ def _carry_out(arguments: list[str], log: Path | None, environment: dict[str, st
 
     torch.set_num_threads(1)
     sys.exit(train(load_recipe("smoke", arguments)))
+
+
+def process(work: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Some work of a test in a process that can be killed."""
+    child = _context.Process(target=_alone, args=(work, *arguments))
+    child.start()
+    return child
+
+
+def _alone(work: Callable[..., None], *arguments: object) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    work(*arguments)

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from distill.compose.learner import build_learner, heard
-from distill.compose.teaching import TeacherReport, build_transfer, load_learnt_teacher, load_teaching
+from distill.compose.teaching import (
+    TeacherReport,
+    build_transfer,
+    live,
+    load_learnt_teacher,
+    load_teacher,
+    load_teaching,
+)
 from distill.config import Recipe
 from distill.contracts import Teacher
 from distill.encoders.dual import build_dual
@@ -25,8 +32,10 @@ __all__ = [
     "Pretrained",
     "TeacherReport",
     "compose",
+    "live",
     "load_learnt_teacher",
     "load_pretrained",
+    "load_teacher",
 ]
 
 

@@ -1,16 +1,20 @@
 """Who teaches: a loaded teacher, what it brings for the losses, and what the start message says of it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
+import torch
 from torch import Tensor
 
+from distill.cache.reader import Reader
 from distill.config import Recipe
-from distill.encoders.dual import DualEncoder
+from distill.config import Teacher as Settings
+from distill.encoders.dual import DualEncoder, build_dual
 from distill.encoders.head import Heads, build_heads
 from distill.encoders.low_rank import merge_adapters
 from distill.encoders.weights import load_strictly
 from distill.objective.transfer import Transfer
-from teachers import Frozen, Partial
+from distill.trained import load_trained
+from teachers import Cached, Frozen, Partial
 from teachers.families import RANDOM, Pretrained
 from teachers.families import load as load_pretrained
 from teachers.matching import Match, match_grids
@@ -46,17 +50,21 @@ class TeacherReport:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Teaching:
-    """A loaded teacher and where it came from; both None for a momentum teacher, which starts as the student."""
+    """A loaded teacher and what comes with it; all None and empty for a momentum teacher, which starts as the student.
 
-    teacher: Frozen | Partial | None
-    source: Pretrained | None
+    `encoder` is what a student may start from. `source` is None for a cached teacher whose towers nobody needs.
+    """
 
-    @property
-    def encoder(self) -> DualEncoder | None:
-        """What a student may start from."""
-        return None if self.teacher is None else self.teacher.encoder
+    teacher: Frozen | Partial | Cached | None = None
+    encoder: DualEncoder | None = None
+    source: Pretrained | None = None
+    name: str = ""
+    balance: dict[str, Tensor] = field(default_factory=dict)
+    """Centres that its heads were trained with."""
+    temperature: float | None = None
+    """What it divides the cosine of picture and text by, where it states that."""
 
     @property
     def heads(self) -> Heads | None:
@@ -65,16 +73,11 @@ class Teaching:
     @property
     def width(self) -> int | None:
         """Of its tokens."""
-        return None if self.teacher is None else self.teacher.image.width
-
-    @property
-    def temperature(self) -> float | None:
-        """What it divides the cosine of picture and text by, where it states that."""
-        return None if self.source is None else self.source.temperature
+        return None if self.teacher is None else self.teacher.width
 
     def matched_with(self, student: DualEncoder, recipe: Recipe) -> Match | None:
-        """Show the teacher pictures of the size that the recipe's way of matching asks for."""
-        if self.teacher is None:
+        """Show the teacher pictures of the size that the recipe's way of matching asks for; a cached one saw them."""
+        if self.teacher is None or isinstance(self.teacher, Cached):
             return None
         match = match_grids(
             self.teacher.image,
@@ -87,7 +90,8 @@ class Teaching:
         return match
 
     def report(self) -> TeacherReport | None:
-        if self.teacher is None or self.source is None:
+        """Of a teacher that is run."""
+        if self.source is None or isinstance(self.teacher, Cached):
             return None
         return TeacherReport(
             name=self.source.name,
@@ -106,12 +110,35 @@ def load_teaching(recipe: Recipe) -> Teaching:
     """The recipe's teacher, unless it follows the student. ValueError for what is missing or does not fit."""
     settings = recipe.teacher
     if settings.kind == "momentum":
-        return Teaching(teacher=None, source=None)
-    if settings.checkpoint is not None:
-        source = load_pretrained(f"distill:{settings.checkpoint}", None)
-    else:
-        source = load_pretrained(settings.model, settings.weights)
-    return Teaching(teacher=_teacher(recipe, source), source=source)
+        return Teaching()
+    if settings.cache is not None:
+        return _cached(recipe)
+    source = _source(settings)
+    teacher = _teacher(recipe, source)
+    return Teaching(
+        teacher=teacher,
+        encoder=teacher.encoder,
+        source=source,
+        name=source.name,
+        balance=source.balance,
+        temperature=source.temperature,
+    )
+
+
+def load_teacher(recipe: Recipe) -> Frozen:
+    """The recipe's frozen teacher by itself, on the CPU, whether the training runs it or not; no seed is moved.
+
+    It looks at pictures of the size that matching with the recipe's student gives. Raises ValueError as `compose` does.
+    """
+    with torch.random.fork_rng(devices=[]):
+        taught = load_teaching(replace(recipe, teacher=live(recipe.teacher)))
+        taught.matched_with(build_dual(recipe.student, recipe.data.image_size), recipe)
+    return taught.teacher
+
+
+def live(settings: Settings) -> Settings:
+    """The same teacher, run at every step."""
+    return replace(settings, cache=None, cache_storage="fp32", cache_components=0)
 
 
 def load_learnt_teacher(recipe: Recipe, learnt: dict[str, Tensor]) -> DualEncoder:
@@ -136,9 +163,33 @@ def build_transfer(recipe: Recipe, taught: Teaching) -> Transfer:
     if taught.teacher is not None and transfer.asks_teachers_heads:
         _check_heads(recipe, transfer, taught)
         known = transfer.prototypes.state_dict()
-        stored = _under("transfer.prototypes.", taught.source.balance)
+        stored = _under("transfer.prototypes.", taught.balance)
         transfer.prototypes.load_state_dict({key: stored.get(key, value) for key, value in known.items()})
     return transfer
+
+
+def _source(settings: Settings) -> Pretrained:
+    if settings.checkpoint is not None:
+        return load_pretrained(f"distill:{settings.checkpoint}", None)
+    return load_pretrained(settings.model, settings.weights)
+
+
+def _cached(recipe: Recipe) -> Teaching:
+    """Its towers are built only where the student starts from them or asks for their temperature, and not kept."""
+    settings, student = recipe.teacher, recipe.student
+    name = f"distill:{settings.checkpoint}" if settings.checkpoint is not None else settings.model
+    of_ours = name.removeprefix("distill:") if name.startswith("distill:") else None
+    trained = None if of_ours is None else load_trained(of_ours, heads_only=True)
+    asks = "teacher" in (student.image.init, student.text.init) or recipe.objective.contrastive.temperature is None
+    source = _source(settings) if asks else None
+    return Teaching(
+        teacher=Cached(Reader(settings.cache), trained.heads if trained else None),
+        encoder=DualEncoder(source.image, source.text) if source else None,
+        source=source,
+        name=name,
+        balance=trained.balance if trained else {},
+        temperature=source.temperature if source else None,
+    )
 
 
 def _teacher(recipe: Recipe, source: Pretrained) -> Frozen | Partial:
@@ -172,7 +223,7 @@ def _check_heads(recipe: Recipe, transfer: Transfer, taught: Teaching) -> None:
     for role, wanted in (("cls", transfer.with_cls), ("patch", transfer.with_prototypes)):
         if wanted and (taught.heads is None or getattr(taught.heads, role) is None):
             raise ValueError(
-                f"{taught.source.name} was trained without a {role} head: it has no prototypes to teach; {instead}"
+                f"{taught.name} was trained without a {role} head: it has no prototypes to teach; {instead}"
             )
     asked, found = recipe.student.head.num_prototypes, taught.heads.num_prototypes
     if asked != found:

@@ -5,6 +5,9 @@ from typing import Literal
 
 from distill.config.checks import check, in_range
 
+MAX_FIXED_VIEWS = 1024
+"""Global views that one sample can have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
@@ -63,6 +66,9 @@ class Views:
     """Share of the picture's area that the global view shows, drawn uniformly."""
     flip: float = 0.0
     """Probability of a horizontal flip."""
+    fixed: int = 0
+    """0 draws a new global view at every step. K, up to 1,024: every sample has K global views, drawn once from the
+    seed, and epoch e shows view e modulo K. Local crops are new at every step in any case."""
     num_local: int = 0
     local_scale: tuple[float, float] = (0.1, 0.4)
     local_size: int = 32
@@ -74,6 +80,7 @@ class Views:
             check(0.0 < low <= high <= 1.0, key, f"({low}, {high}) is not 0 < low <= high <= 1")
         in_range(self, 0.0, 1.0, "flip")
         in_range(self, 0, 64, "num_local")
+        in_range(self, 0, MAX_FIXED_VIEWS, "fixed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +97,11 @@ class Data:
     def __post_init__(self) -> None:
         in_range(self, 8, 4096, "image_size")
         in_range(self, 1, 1_048_576, "batch_size")
+
+    @property
+    def shows_whole_scenes(self) -> bool:
+        """Whether every global view is the whole picture, so that a sample has only one."""
+        return self.source == "scenes" and self.views.global_scale == (1.0, 1.0) and self.views.flip == 0
 
 
 @dataclass(frozen=True, kw_only=True)

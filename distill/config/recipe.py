@@ -40,6 +40,7 @@ def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
     rules = [
         *_rules_of_the_partial_teacher(recipe),
         *_rules_of_the_teacher(recipe),
+        *_rules_of_fixed_views(recipe),
         *_rules_of_data_and_losses(recipe),
         *rules_of_features(recipe.objective),
         *rules_of_clusters(recipe.objective, teacher=recipe.teacher, student=recipe.student),
@@ -153,6 +154,39 @@ def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
             ("teacher.scope", "teacher.kind"),
             f"scope=head takes the student's own encoder, a {teacher.kind} teacher has its own; "
             "use teacher.kind=momentum",
+        ),
+    ]
+
+
+def _rules_of_fixed_views(recipe: Recipe) -> list[Rule]:
+    teacher, data = recipe.teacher, recipe.data
+    return [
+        (
+            data.views.fixed > 0 and data.source == "dataset" and data.dataset.streaming,
+            ("data.views.fixed", "data.dataset.streaming"),
+            "fixed views belong to samples that have a number, and a stream's have none; "
+            "set data.dataset.streaming=false",
+        ),
+        (
+            data.views.fixed > 0 and data.shows_whole_scenes,
+            ("data.views.fixed", "data.views.global_scale", "data.views.flip"),
+            "every view of a scene is the whole picture already; leave data.views.fixed out, or crop or flip",
+        ),
+        (
+            teacher.cache is not None and teacher.kind != "frozen",
+            ("teacher.cache", "teacher.kind"),
+            f"a {teacher.kind} teacher says something else at every step; only teacher.kind=frozen can be cached",
+        ),
+        (
+            teacher.cache is not None and data.views.fixed == 0 and not data.shows_whole_scenes,
+            ("teacher.cache", "data.views.fixed"),
+            "what a teacher says about a view is of use when that view is shown again: set data.views.fixed, "
+            "the number of views of each sample",
+        ),
+        (
+            teacher.cache is None and (teacher.cache_storage != "fp32" or teacher.cache_components > 0),
+            ("teacher.cache", "teacher.cache_storage", "teacher.cache_components"),
+            "cache_storage and cache_components are heard with teacher.cache only",
         ),
     ]
 

@@ -35,6 +35,14 @@ class Teacher:
     """frozen, partial: how the teacher's patches come to lie on the student's grid. `features`: they are resampled.
     `pixels`: the teacher sees pictures of the size at which its grid is the student's. `auto`: pixels where the
     teacher's grid would be the coarser one, else features."""
+    cache: str | None = None
+    """frozen: folder of the teacher's features of every fixed view (`data.views.fixed`), from which it teaches without
+    being run; written at the start when it is not there. `distill cache plan RECIPE` says how large it will be."""
+    cache_storage: Literal["fp32", "fp16", "int8"] = "fp32"
+    """cache: fp32 loses nothing. int8: patches as 8-bit steps between each channel's smallest and largest value in the
+    picture, off by at most that range / 510; CLS tokens are few and stay fp16."""
+    cache_components: int = 0
+    """cache: patches are kept as this many principal components, fitted to a sample of them; 0 keeps every channel."""
     trainable: tuple[Literal["head", "blocks", "norms", "adapters"], ...] = ()
     """partial: what learns. `head`: projection heads and prototypes. `blocks`: the last `last_k` blocks and the final
     norm of the image tower. `norms`: every parameter of a norm, and every bias, of the image tower. `adapters`: W +
@@ -57,6 +65,7 @@ class Teacher:
         check(named, "model", f"{self.model!r} is not FAMILY:NAME; `distill teachers` lists the families")
         check(self.momentum <= self.momentum_end, "momentum", "must not exceed momentum_end")
         check(len(set(self.trainable)) == len(self.trainable), "trainable", "names a part twice")
+        in_range(self, 0, 65536, "cache_components")
         check(self.last_k >= 0, "last_k", f"{self.last_k} is negative")
         check(self.rank >= 0, "rank", f"{self.rank} is negative")
         check(0 < self.alpha < math.inf, "alpha", f"{self.alpha} is not a finite positive number")

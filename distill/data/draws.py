@@ -46,6 +46,10 @@ class EpochOrder:
             number += stop - place
         return torch.cat(parts)
 
+    def views(self, first: int, *, count: int, num_views: int) -> Int[Tensor, " B"]:
+        """Which of a sample's `num_views` fixed views these numbers show: epoch modulo their number."""
+        return torch.arange(first, first + count) // self.size % num_views
+
     def replacement(self, number: int, *, attempt: int) -> int:
         """Source index that takes the place of sample `number` after `attempt` broken ones."""
         return derived_seed(self.seed, "replacement", number, attempt) % self.size

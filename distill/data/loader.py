@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from distill.config import Recipe
-from distill.contracts import Batch
+from distill.contracts import Batch, Lookup
 from distill.data.broken import BrokenTally
 from distill.data.feeds import open_feed
 from distill.data.plan import plan_step, reads_captions
@@ -41,9 +41,10 @@ class BatchStream:
     `grid` is the (rows, columns) of patches of the student's global view. `tokenize` may be None when no text is
     read. `teacher_view` is the side in pixels of a view of the same part of the picture that the teacher gets for
     itself. `state` is the `state_dict()` of a stream that stopped before `start_step`, of this rank or of all of them
-    (`merge_states`); without it a streamed source is read from its beginning up to that step. Raises ValueError for
-    a batch that does not split into ranks, for captions the data does not have, and, from the iteration, for data
-    with too many broken samples. `close()` ends the threads; so does reaching the last step.
+    (`merge_states`); without it a streamed source is read from its beginning up to that step. `lookup` is the
+    teacher's, called in the background with the keys of every batch's fixed views. Raises ValueError for a batch that
+    does not split into ranks, for captions the data does not have, and, from the iteration, for data with too many
+    broken samples. `close()` ends the threads; so does reaching the last step.
     """
 
     def __init__(
@@ -59,14 +60,14 @@ class BatchStream:
         teacher_view: int | None = None,
         start_step: int = 0,
         state: dict[str, Any] | None = None,
+        lookup: Lookup | None = None,
     ):
         _check(recipe, source, tokenize=tokenize, world=world, start_step=start_step, state=state)
         self.recipe = recipe
         self.device = torch.device(device)
         self.wait_seconds = 0.0
         """Time the consumer has spent in `next()` so far, rendering of scenes included."""
-        self._grid = grid
-        self._teacher_view = teacher_view
+        self._grid, self._teacher_view, self._lookup = grid, teacher_view, lookup
         per_rank = recipe.data.batch_size // world
         self._share = slice(rank * per_rank, (rank + 1) * per_rank)
         self._step = start_step
@@ -120,7 +121,12 @@ class BatchStream:
     ) -> SceneMaker | PhotoMaker:
         if isinstance(source, SceneSource):
             return SceneMaker(
-                source, self.recipe, tokenize=tokenize, share=self._share, teacher_view=self._teacher_view
+                source,
+                self.recipe,
+                tokenize=tokenize,
+                share=self._share,
+                teacher_view=self._teacher_view,
+                lookup=self._lookup,
             )
         feed = open_feed(
             source,
@@ -137,6 +143,7 @@ class BatchStream:
             pool=self._pool,
             tally=self._tally,
             teacher_view=self._teacher_view,
+            lookup=self._lookup,
         )
 
     def _state_after(self, step: int) -> dict[str, Any]:

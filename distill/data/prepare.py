@@ -15,14 +15,16 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 from torch import Tensor
 
 from distill.config import Recipe
-from distill.contracts import Batch
+from distill.contracts import Batch, Lookup
 from distill.data.broken import BrokenSample, BrokenTally
 from distill.data.captions import CaptionDraw, CaptionReader
 from distill.data.draws import EpochOrder
 from distill.data.feeds import Feed
+from distill.data.fixed import fixed_draws, global_view, key_of, num_views
 from distill.data.pictures import load_rgb, open_picture, upright_aspect
 from distill.data.plan import StepPlan
 from distill.data.scenes import SceneWorld
@@ -48,34 +50,41 @@ class SceneMaker:
         tokenize: Tokenize | None,
         share: slice,
         teacher_view: int | None = None,
+        lookup: Lookup | None = None,
     ):
         """`teacher_view`: side of the teacher's own view, pixels. For it the same scene is drawn once more at that
         size; its sensor noise, which is drawn per pixel, is another."""
-        self.source, self.recipe, self.tokenize, self.share = source, recipe, tokenize, share
+        self.source, self.recipe, self.tokenize, self.share, self.lookup = source, recipe, tokenize, share, lookup
         self.teacher_world = None if teacher_view is None else SceneWorld(recipe.data.scenes, teacher_view)
         self.order = EpochOrder(len(source), seed=recipe.seed)
 
     def prepare(self, step: int, plan: StepPlan) -> Finish:
-        first = step * self.recipe.data.batch_size + self.share.start
-        indices = self.order.indices(first, count=self.share.stop - self.share.start)
+        first, count = step * self.recipe.data.batch_size + self.share.start, self.share.stop - self.share.start
+        indices = self.order.indices(first, count=count)
+        shown = self.order.views(first, count=count, num_views=num_views(self.recipe.data))
+        crop_draws, flips = plan.crops, plan.flips
+        if self.recipe.data.views.fixed:
+            crop_draws, flips = fixed_draws(indices, shown, seed=self.recipe.seed, flip=self.recipe.data.views.flip)
+        stored = looked_up(self.lookup, indices, shown, num_views=num_views(self.recipe.data))
         captions = tokenised([self._captions(indices, draws) for draws in plan.captions], self.tokenize)
 
         def finish(device: torch.device) -> Batch:
             pictures = self.source.render(indices.to(device), device=device)
             views, size = self.recipe.data.views, self.recipe.data.image_size
-            whole = place_crops(plan.crops, scale=views.global_scale)
+            whole = place_crops(crop_draws, scale=views.global_scale)
             local = place_crops(plan.local_crops, scale=views.local_scale)
             crops = [
-                crop_tensor(pictures, boxes, flips, size=views.local_size)
-                for boxes, flips in zip(local, plan.local_flips, strict=True)
+                crop_tensor(pictures, boxes, mirrored, size=views.local_size)
+                for boxes, mirrored in zip(local, plan.local_flips, strict=True)
             ]
             return Batch(
                 ids=[f"scene {index}" for index in indices.tolist()],
-                pixels=crop_tensor(pictures, whole, plan.flips, size=size),
+                pixels=crop_tensor(pictures, whole, flips, size=size),
                 hidden=plan.hidden.to(device),
                 captions=None if captions is None else captions.to(device),
                 local_crops=torch.stack(crops) if crops else None,
-                teacher_pixels=self._teacher_pixels(indices, whole, plan.flips, device),
+                teacher_pixels=self._teacher_pixels(indices, whole, flips, device),
+                stored=_moved(stored, device),
             )
 
         return finish
@@ -106,6 +115,7 @@ class Photo:
     """A sample that was read whole, and the broken ones that were tried before it."""
 
     name: str
+    index: int | None
     view: UInt8[Tensor, "3 V V"]
     local_views: list[UInt8[Tensor, "3 v v"]]
     teacher_view: UInt8[Tensor, "3 T T"] | None
@@ -125,17 +135,19 @@ class PhotoMaker:
         pool: Executor,
         tally: BrokenTally,
         teacher_view: int | None = None,
+        lookup: Lookup | None = None,
     ):
         """`teacher_view`: side of the teacher's own view, pixels, made from the file and not from the student's view.
         Where the file holds no more detail than the student sees, neither does the teacher's view."""
         self.feed, self.recipe, self.tokenize, self.pool, self.tally = feed, recipe, tokenize, pool, tally
         self.teacher_view = teacher_view
+        self.lookup = lookup
         self.reader = CaptionReader()
 
     def prepare(self, step: int, plan: StepPlan) -> Finish:
         """Raises ValueError when too many samples are broken."""
-        picks = self.feed.draw(step)
-        photos = list(self.pool.map(lambda place: self._read(picks[place], plan, place), range(len(picks))))
+        picks, shown = self.feed.draw(step), self._shown(step)
+        photos = list(self.pool.map(lambda place: self._read(picks[place], plan, place, shown), range(len(picks))))
         for photo in photos:
             # Counted here, in the batch's order, so that the verdict does not depend on which thread was faster.
             self.tally.add(num_read=1 + len(photo.broken), broken=photo.broken)
@@ -144,6 +156,10 @@ class PhotoMaker:
         pixels = torch.stack([photo.view for photo in photos])
         local = [torch.stack(views) for views in zip(*(photo.local_views for photo in photos), strict=True)]
         teacher_pixels = None if self.teacher_view is None else torch.stack([photo.teacher_view for photo in photos])
+        stored = None
+        if shown is not None:
+            indices = torch.tensor([photo.index for photo in photos])
+            stored = looked_up(self.lookup, indices, shown, num_views=self.recipe.data.views.fixed)
 
         def finish(device: torch.device) -> Batch:
             return Batch(
@@ -153,6 +169,7 @@ class PhotoMaker:
                 captions=None if captions is None else captions.to(device),
                 local_crops=_unit(torch.stack(local), device) if local else None,
                 teacher_pixels=None if teacher_pixels is None else _unit(teacher_pixels, device),
+                stored=_moved(stored, device),
             )
 
         return finish
@@ -160,7 +177,15 @@ class PhotoMaker:
     def state(self) -> dict[str, Any] | None:
         return self.feed.state()
 
-    def _read(self, pick: Pick, plan: StepPlan, place: int) -> Photo:
+    def _shown(self, step: int) -> Int[Tensor, " B"] | None:
+        """Which of its sample's fixed views each place of the batch shows; None where views are new at every step."""
+        if self.recipe.data.views.fixed == 0:
+            return None
+        first = step * self.recipe.data.batch_size + self.feed.share.start
+        count = self.feed.share.stop - self.feed.share.start
+        return self.feed.order.views(first, count=count, num_views=self.recipe.data.views.fixed)
+
+    def _read(self, pick: Pick, plan: StepPlan, place: int, shown: Int[Tensor, " B"] | None) -> Photo:
         broken: list[BrokenSample] = []
         for attempt in range(MAX_ATTEMPTS):
             try:
@@ -168,8 +193,8 @@ class PhotoMaker:
                 captions = [
                     self.reader.read(sample.captions, kinds[place], name=sample.name) for kinds in plan.captions
                 ]
-                view, local_views, teacher_view = self._views(sample, plan, place)
-                return Photo(sample.name, view, local_views, teacher_view, captions, broken)
+                fixed = None if shown is None else shown[place]
+                return Photo(sample.name, sample.index, *self._views(sample, plan, place, fixed), captions, broken)
             except BrokenSample as error:
                 broken.append(error)
         examples = "; ".join(str(error) for error in broken[:3])
@@ -178,8 +203,19 @@ class PhotoMaker:
         )
 
     def _views(
+        self, sample: Sample, plan: StepPlan, place: int, shown: Int[Tensor, ""] | None
+    ) -> tuple[UInt8[Tensor, "3 V V"], list[UInt8[Tensor, "3 v v"]], UInt8[Tensor, "3 T T"] | None]:
+        """The student's view, local crops, and the teacher's own view where it needs one; `shown`: which fixed view."""
+        size = self.recipe.data.image_size
+        if shown is None:
+            return self._fresh_views(sample, plan, place)
+        own = None if self.teacher_view is None else self._fixed_view(sample, shown, size=self.teacher_view)
+        return self._fixed_view(sample, shown, size=size), self._local_views(sample, plan, place), own
+
+    def _fresh_views(
         self, sample: Sample, plan: StepPlan, place: int
     ) -> tuple[UInt8[Tensor, "3 V V"], list[UInt8[Tensor, "3 v v"]], UInt8[Tensor, "3 T T"] | None]:
+        """All from one decoding of the picture."""
         views, size = self.recipe.data.views, self.recipe.data.image_size
         picture = open_picture(sample.picture, name=sample.name)
         aspect = upright_aspect(picture, name=sample.name)
@@ -188,15 +224,35 @@ class PhotoMaker:
         largest = max(size, self.teacher_view or 0)
         side = max(needed_side(whole, size=largest), needed_side(local, size=views.local_size))
         picture = load_rgb(picture, side=side, name=sample.name)
-        local_views = [
-            crop_picture(picture, tuple(box), flip=flip, size=views.local_size)
-            for box, flip in zip(local.tolist(), plan.local_flips[:, place].tolist(), strict=True)
-        ]
         box, flip = tuple(whole[0].tolist()), bool(plan.flips[place])
+        own = None if self.teacher_view is None else crop_picture(picture, box, flip=flip, size=self.teacher_view)
         view = crop_picture(picture, box, flip=flip, size=size)
-        if self.teacher_view is None:
-            return view, local_views, None
-        return view, local_views, crop_picture(picture, box, flip=flip, size=self.teacher_view)
+        return view, self._cut(picture, local, plan.local_flips[:, place]), own
+
+    def _fixed_view(self, sample: Sample, view: Int[Tensor, ""], *, size: int) -> UInt8[Tensor, "3 V V"]:
+        views, index = self.recipe.data.views, torch.tensor([sample.index])
+        draws, flips = fixed_draws(index, view[None], seed=self.recipe.seed, flip=views.flip)
+        return global_view(sample, draws[0], flip=bool(flips[0]), scale=views.global_scale, size=size)
+
+    def _local_views(self, sample: Sample, plan: StepPlan, place: int) -> list[UInt8[Tensor, "3 v v"]]:
+        """Local crops beside a fixed view, from a picture decoded once more: they do not concern that view."""
+        if not len(plan.local_crops):
+            return []
+        views = self.recipe.data.views
+        picture = open_picture(sample.picture, name=sample.name)
+        aspect = upright_aspect(picture, name=sample.name)
+        local = place_crops(plan.local_crops[:, place], scale=views.local_scale, aspect=aspect)
+        picture = load_rgb(picture, side=needed_side(local, size=views.local_size), name=sample.name)
+        return self._cut(picture, local, plan.local_flips[:, place])
+
+    def _cut(
+        self, picture: Image.Image, boxes_M4: Float[Tensor, "M 4"], flips_M: Bool[Tensor, " M"]
+    ) -> list[UInt8[Tensor, "3 v v"]]:
+        size, boxes = self.recipe.data.views.local_size, boxes_M4.tolist()
+        return [
+            crop_picture(picture, tuple(box), flip=flip, size=size)
+            for box, flip in zip(boxes, flips_M.tolist(), strict=True)
+        ]
 
 
 def tokenised(texts: list[list[str]], tokenize: Tokenize | None) -> Int[Tensor, "C B L"] | None:
@@ -206,6 +262,21 @@ def tokenised(texts: list[list[str]], tokenize: Tokenize | None) -> Int[Tensor, 
     assert tokenize is not None
     ids = tokenize([text for column in texts for text in column])
     return ids.reshape(len(texts), len(texts[0]), -1)
+
+
+def looked_up(
+    lookup: Lookup | None, samples: Int[Tensor, " B"], views: Int[Tensor, " B"], *, num_views: int
+) -> dict[str, Tensor] | None:
+    """What a teacher has stored about these views."""
+    return None if lookup is None else lookup(key_of(samples, views, num_views=num_views))
+
+
+def _moved(stored: dict[str, Tensor] | None, device: torch.device) -> dict[str, Tensor] | None:
+    if stored is None:
+        return None
+    if device.type == "cuda":
+        stored = {name: value.pin_memory() for name, value in stored.items()}
+    return {name: value.to(device, non_blocking=True) for name, value in stored.items()}
 
 
 def _unit(pixels: UInt8[Tensor, "*S"], device: torch.device) -> Float[Tensor, "*S"]:

@@ -4,7 +4,7 @@
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Sample:
     name: str
     picture: bytes | Path
     captions: dict[Granularity, list[str]]
+    index: int | None = None
+    """Its number in a source that is read by index."""
 
 
 class SceneSource:
@@ -82,7 +84,7 @@ class DatasetSource:
 
     def read(self, index: int) -> Sample:
         """Raises BrokenSample. Safe to call from several threads."""
-        return self.reader.sample(self.rows[index], name=f"row {index}")
+        return replace(self.reader.sample(self.rows[index], name=f"row {index}"), index=index)
 
 
 class StreamSource:

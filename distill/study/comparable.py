@@ -69,8 +69,10 @@ def _measurement(run: Finished) -> dict[str, object]:
 
 
 def _changes(cell: Cell, first: Finished, other: Finished) -> list[str]:
-    """Where a run lies may change between seeds, and so may the places of the runs it starts from."""
-    places = {key for key, value in settings_of(cell.recipe).items() if str(value).startswith(REFERENCE)}
+    """Where a run lies may change between seeds, and so may the places of what it starts from or reads."""
+    places = {"teacher.cache"} | {
+        key for key, value in settings_of(cell.recipe).items() if str(value).startswith(REFERENCE)
+    }
     before, after = settings_of(first.recipe), settings_of(other.recipe)
     keys = [key for key in before if key not in places and before[key] != after[key]]
     changes = [f"{key}: {before[key]} -> {after[key]}" for key in keys]

@@ -4,9 +4,9 @@
     STORE/runs/.1f2e3d4c5b.lock      held by whoever carries the run out
     STORE/STUDY-SCALE/               the report, and in runs/ a link to every run by its cell's name
 
-The key in a folder's name is a hash of every setting except name, places and evaluation, with the key of another run
-where the settings name one. So a changed cell is a new run, and so is all that depends on it; everything else is found
-again, also by other studies that have the same cell, and wherever the store is moved to.
+The key in a folder's name is a hash of every setting except name, places (a teacher cache's is one) and evaluation,
+with the key of another run where the settings name one. So a changed cell is a new run, and so is all that depends on
+it; everything else is found again, also by other studies that have the same cell, and wherever the store is moved to.
 """
 
 import hashlib
@@ -118,8 +118,13 @@ def link_runs(jobs: Sequence[Job], folder: Path) -> None:
 
 
 def key_of(recipe: Recipe) -> str:
-    """Hexadecimal digits that are equal exactly when the training is, as far as settings say."""
+    """Hexadecimal digits that are equal exactly when the training is, as far as settings say.
+
+    Where a teacher's features are kept is a place like a run's folder, and from fp32 they are the live teacher's but
+    for last digits, as on another machine. `cache_storage` and `cache_components` lose something, so they count.
+    """
     values = asdict(replace(recipe, name="", run=Run(), evaluate=Evaluate()))
+    values["teacher"]["cache"] = None
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
@@ -222,7 +227,27 @@ def _job(cell: Cell, seed: int, *, needs: tuple[Job, ...], store: Path) -> Job:
     folder = store / "runs" / f"seed{seed}-{key}"
     run = replace(cell.recipe.run, folder=str(folder.parent), name=folder.name)
     recipe = replace(substituted(cell.recipe, places), seed=seed, run=run)
+    if recipe.teacher.cache is not None:
+        place = Path(recipe.teacher.cache) / _cache_key(replace(substituted(cell.recipe, keys), seed=seed))
+        recipe = replace(recipe, teacher=replace(recipe.teacher, cache=str(place)))
     return Job(cell=cell, seed=seed, key=key, folder=folder, recipe=recipe, needs=needs)
+
+
+def _cache_key(recipe: Recipe) -> str:
+    """Names a folder below `teacher.cache`: one for each teacher, views and storage, which cells and seeds share.
+
+    It only keeps them apart: that a folder holds what a run wants is decided by what the folder says it holds.
+    """
+    values = asdict(recipe)
+    values["teacher"]["cache"] = None
+    for local in ("num_local", "local_scale", "local_size"):
+        values["data"]["views"].pop(local)
+    values["data"].pop("batch_size")
+    kept = {key: values[key] for key in ("teacher", "data", "precision")}
+    kept["student"] = {key: values["student"]["image"][key] for key in ("model", "patch_size")}
+    if recipe.data.views.fixed:
+        kept["seed"] = recipe.seed
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
 def _measured_pictures(path: Path) -> str | None:

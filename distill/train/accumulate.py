@@ -86,6 +86,7 @@ def _part(batch: Batch, rows: slice) -> Batch:
         captions=None if batch.captions is None else batch.captions[:, rows],
         local_crops=None if batch.local_crops is None else batch.local_crops[:, rows],
         teacher_pixels=None if batch.teacher_pixels is None else batch.teacher_pixels[rows],
+        stored=None if batch.stored is None else {name: value[rows] for name, value in batch.stored.items()},
     )
 
 

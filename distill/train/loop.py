@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from distill.compose import Parts, compose
+from distill.cache.write import ensure_cache
+from distill.compose import Parts, compose, load_teacher
 from distill.config import Recipe, save_recipe
 from distill.data.loader import BatchStream
 from distill.data.sources import open_source
@@ -130,8 +131,11 @@ class Training:
         self.scores = last_evaluation(run / "metrics.jsonl") if accelerator.is_main_process else {}
 
     def _compose(self) -> Parts:
-        parts = compose(self.recipe)
         device = self.accelerator.device
+        if self.recipe.teacher.cache is not None:
+            say = print if self.accelerator.is_main_process else lambda message: None
+            ensure_cache(self.recipe, device=device, precision=self.accelerator.mixed_precision, say=say)
+        parts = compose(self.recipe)
         for part in (parts.learner, parts.teacher, parts.objective):
             if part is not None:
                 part.to(device)
@@ -147,7 +151,7 @@ class Training:
         return parts
 
     def _stream(self, position: dict | None) -> BatchStream:
-        text, image = self.parts.learner.encoder.text, self.parts.learner.encoder.image
+        text, image, teacher = self.parts.learner.encoder.text, self.parts.learner.encoder.image, self.parts.teacher
         size = self.recipe.data.image_size
         return BatchStream(
             self.recipe,
@@ -160,6 +164,7 @@ class Training:
             device=self.accelerator.device,
             start_step=self.step,
             state=position,
+            lookup=teacher.lookup() if teacher is not None else None,
         )
 
     def carry_out(self, stop: StopRequest) -> int:
@@ -252,6 +257,8 @@ class Training:
             found = {"untrained": evaluate_in_training(self.parts.learner.encoder, self.recipe)}
             if self.recipe.teacher.kind in ("frozen", "partial"):
                 teacher = self.parts.teacher
+                if self.recipe.teacher.cache is not None:
+                    teacher = load_teacher(self.recipe).to(self.accelerator.device)
                 data = replace(self.recipe.data, image_size=teacher.image_size)
                 found["teacher"] = evaluate_in_training(teacher.encoder, replace(self.recipe, data=data))
             for who, scores in found.items():
@@ -284,6 +291,8 @@ class Training:
         for row in (self.parts.taught_by, matched, *self.parts.report):
             if row is not None:
                 self.journal.say(f"  {row}")
+        if self.recipe.teacher.cache is not None:
+            self.journal.say(f"  teacher: read from {self.recipe.teacher.cache}, not run")
         if self.recipe.teacher.kind == "partial":
             learning = sum(parameter.numel() for _, parameter in trained_parameters(self.parts.teacher))
             total = sum(parameter.numel() for parameter in self.parts.teacher.parameters())

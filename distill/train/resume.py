@@ -66,12 +66,12 @@ def restore(found: Checkpoint, *, parts: Parts, optimizer, accelerator: Accelera
 def refuse_another_recipe(run: Path, recipe: Recipe) -> None:
     """Raises ValueError with a diff when the run folder belongs to a different recipe.
 
-    Name, place and what is measured may differ: they do not change the training.
+    Name, places (a teacher cache's is one) and what is measured may differ: they do not change the training.
     """
     path = run / "recipe.yaml"
     if not path.exists():
         return
-    changed = differences(recipe_from_file(path), recipe, ignore=("run", "name", "evaluate"))
+    changed = differences(recipe_from_file(path), recipe, ignore=("run", "name", "evaluate", "teacher.cache"))
     if changed:
         lines = "\n  ".join(changed)
         raise ValueError(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from distill.compose import live
 from distill.config import Recipe, recipe_dict
 from distill.study.jobs import SUMMARY, Job, is_trained
 from distill.train.loop import train
@@ -64,6 +65,7 @@ def _kind(job: Job) -> str:
     recipe = job.recipe
     values = recipe_dict(replace(recipe, name="", seed=0))
     values["masking"] = recipe.masking.ratio * recipe.masking.image_share > 0
+    values["teacher"].pop("cache")
     values["teacher"]["checkpoint"] = [_kind(each) for each in job.needs]
     for tower in ("image", "text"):
         values["student"][tower].pop("init")
@@ -118,9 +120,13 @@ def _measure(recipe: Recipe, folder: Path) -> Cost:
 
 
 def _rehearse(recipe: Recipe, folder: Path, *, name: str, steps: int) -> Path:
-    """Train a run for a few steps, and measure it once; returns its folder."""
+    """Train a run for a few steps, and measure it once; returns its folder.
+
+    A teacher that would be cached is run: that takes longer a step, and writing the cache would take longer still.
+    """
     recipe = replace(
         recipe,
+        teacher=live(recipe.teacher),
         optim=replace(recipe.optim, steps=steps),
         evaluate=replace(recipe.evaluate, every=0, baselines=False),
         run=replace(recipe.run, folder=str(folder), name=name, log_every=1, tracker="none"),
