@@ -138,6 +138,17 @@ def test_a_checkpoint_of_a_newer_format_is_refused_and_not_passed_over(tmp_path:
         checkpoint.latest(tmp_path, say=lambda message: None)
 
 
+def test_centres_of_the_first_format_are_read_by_the_names_of_today(tmp_path: Path):
+    former = {"patch_balance.centre": torch.ones(3), "standardise_cls.mean": torch.zeros(2)}
+    checkpoint.write_part(tmp_path, 1, "objective", former)
+    checkpoint.write_part(tmp_path, 1, "student", former)
+    checkpoint.publish(tmp_path, 1)
+    found = checkpoint.find(tmp_path)
+    names = {"transfer.prototypes.patch_balance.centre", "transfer.features.standardise_cls.mean"}
+    assert set(found.tensors("objective")) == names
+    assert set(found.tensors("student")) == set(former)
+
+
 def test_a_crash_before_publishing_leaves_no_visible_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def crash(*arguments: object) -> None:
         raise KeyboardInterrupt

@@ -10,9 +10,10 @@ from PIL import Image
 from tiny_runs import losses, opened, tiny, trained
 from torch.nn.functional import interpolate
 
-from distill.compose import compose
+from distill.compose import compose, load_trained
 from distill.contracts import Batch
 from distill.encoders.vit import TimmViT
+from distill.train import checkpoint
 from teachers.matching import match_grids
 from teachers.pixels import seen_at
 
@@ -119,3 +120,19 @@ def test_a_run_with_a_view_of_the_teachers_own_is_the_same_in_micro_batches(teac
     )
     for one, other in zip(losses(trained(*pieces)), losses(trained(*whole)), strict=True):
         assert abs(one - other) < 3e-6 * other
+
+
+def test_adapters_train_beside_the_student_and_do_not_leave_with_it(teacher: Path, tmp_path: Path):
+    ladder = "objective.features={adapter: mlp, adapter_hidden: 24, student_layers: [1]}"
+    run = trained(tmp_path / "run", *frozen(teacher), ladder, "student.image.width=24", "optim.steps=1")
+    kept = checkpoint.find(run).tensors("student")
+    adapters = [name for name in kept if "adapters" in name]
+    assert {name.split(".")[0] for name in adapters} == {"adapters"} and "adapters.layers.0.1.0.weight" in adapters
+    student = load_trained(run).encoder.state_dict()
+    assert student and not any("adapter" in name for name in student)
+    assert {f"encoder.{name}" for name in student} == {name for name in kept if name.startswith("encoder.")}
+
+
+def test_earlier_layers_that_are_not_there_are_refused(teacher: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"names \[2\], but the student has 2 blocks"):
+        compose(tiny(tmp_path, *frozen(teacher), "objective.features.student_layers=[1, 2]"))

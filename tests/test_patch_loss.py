@@ -89,6 +89,31 @@ def test_cosine_distance_is_one_minus_cosine_and_reaches_only_the_prediction():
     assert target.grad is None
 
 
+def smooth_l1(a, b):
+    return sum(0.5 * d * d if abs(d) < 1 else abs(d) - 0.5 for d in (a - b)) / len(a)
+
+
+@pytest.mark.parametrize(("kind", "cosine", "absolute"), [("smooth_l1", 0, 1), ("cosine_smooth_l1", 0.5, 0.5)])
+def test_other_distances_are_their_definitions_with_their_gradients(kind, cosine, absolute):
+    torch.manual_seed(0)
+    ours, target = (2 * torch.randn(5, 4)).requires_grad_(), torch.randn(5, 4, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    weights = torch.rand(5)
+    loss = feature_distance(ours, target, weights_M=weights, kind=kind)
+    distances = [
+        cosine * (1 - a @ b / (a.norm() * b.norm())) + absolute * smooth_l1(a, b)
+        for a, b in zip(theirs, target.detach(), strict=True)
+    ]
+    expected = (weights * torch.stack(distances)).sum()
+    torch.testing.assert_close(loss.loss, expected)
+    torch.testing.assert_close(loss.per_token, torch.stack(distances).detach())
+    loss.loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert target.grad is None
+    assert ((theirs - target).abs() > 1).any() and ((theirs - target).abs() < 1).any()
+
+
 def test_the_standardiser_ends_the_first_step_with_the_statistics_of_all_its_micro_batches():
     torch.manual_seed(0)
     features = torch.randn(40, 3) * torch.tensor([1.0, 0.1, 20.0]) + torch.tensor([0.0, 50.0, -3.0])
@@ -149,3 +174,14 @@ def test_adapters_go_from_the_students_width_to_the_teachers():
     adapters = Adapters(5, 9)
     assert adapters.cls(torch.zeros(2, 5)).shape == adapters.patch(torch.zeros(2, 5)).shape == (2, 9)
     assert isinstance(adapters.patch, nn.Linear)
+
+
+def test_an_mlp_adapter_has_its_hidden_width_and_a_ladder_adds_up():
+    torch.manual_seed(0)
+    adapters = Adapters(5, 9, hidden=7, num_layers=2)
+    assert [tuple(part.weight.shape) for part in adapters.patch if isinstance(part, nn.Linear)] == [(7, 5), (9, 7)]
+    last, first, second = torch.randn(3, 4, 5).unbind()
+    expected = adapters.patch(last) + adapters.layers[0](first) + adapters.layers[1](second)
+    torch.testing.assert_close(adapters.patches(last, [first, second]), expected)
+    normed = functional.layer_norm(first, (5,))
+    torch.testing.assert_close(adapters.layers[0](first), adapters.layers[0][1](normed))
