@@ -15,6 +15,7 @@ from tiny_inputs import captioned, write_parquet, write_timm
 from tiny_runs import losses, own_accelerator, tiny, to_the_bit, train_alone, trained, words
 
 from distill import cli, compose
+from distill import trained as trained_encoders
 from distill.cache.index import INDEX, shard_name
 from distill.exit_codes import FINISHED, INTERRUPTED
 from distill.study.cells import load_study
@@ -132,7 +133,8 @@ def test_no_tower_of_the_teacher_is_built_and_its_heads_and_centres_are_there(
 ):
     crops = ("objective.cls.weight=1", "data.views.num_local=1")
     built, build = [], compose.build_dual
-    monkeypatch.setattr(compose, "build_dual", lambda *arguments: built.append(1) or build(*arguments))
+    for module in (compose, trained_encoders):
+        monkeypatch.setattr(module, "build_dual", lambda *arguments: built.append(1) or build(*arguments))
     live = compose.compose(tiny(tmp_path, *settings(inputs, *crops)))
     assert len(built) == 2
     cached = compose.compose(tiny(tmp_path, *settings(inputs, *crops, cache)))
@@ -141,7 +143,7 @@ def test_no_tower_of_the_teacher_is_built_and_its_heads_and_centres_are_there(
     assert all(name.startswith("heads.") for name, _ in cached.teacher.named_parameters())
     assert same(cached.teacher.heads.state_dict(), live.teacher.heads.state_dict())
     assert same(cached.objective.state_dict(), live.objective.state_dict())
-    assert float(cached.objective.state_dict()["cls_balance.centre"].abs().sum()) > 0
+    assert float(cached.objective.state_dict()["transfer.prototypes.cls_balance.centre"].abs().sum()) > 0
     assert not cached.teacher.train().training and not any(p.requires_grad for p in cached.teacher.parameters())
 
 

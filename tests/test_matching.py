@@ -10,10 +10,11 @@ from PIL import Image
 from tiny_runs import losses, opened, tiny, trained
 from torch.nn.functional import interpolate
 
-from distill.compose import compose, load_trained
+from distill.compose import compose
 from distill.contracts import Batch
 from distill.encoders.vit import TimmViT
 from distill.train import checkpoint
+from distill.trained import load_trained
 from teachers.matching import match_grids
 from teachers.pixels import seen_at
 
