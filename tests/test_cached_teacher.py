@@ -20,7 +20,8 @@ from distill.cache.index import INDEX, shard_name
 from distill.exit_codes import FINISHED, INTERRUPTED
 from distill.study.cells import load_study
 from distill.study.comparable import settings_of
-from distill.study.jobs import Job, jobs_of, key_of
+from distill.study.jobs import Job, jobs_of
+from distill.study.keys import key_of
 from distill.study.run.work import work
 from distill.train import checkpoint
 from distill.train.loop import Training

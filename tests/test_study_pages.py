@@ -18,7 +18,8 @@ from distill.encoders.dual import build_dual
 from distill.study.cells import Study, load_study
 from distill.study.grid import read_page
 from distill.study.inference.effects import main_effect
-from distill.study.jobs import Job, is_trained, jobs_of, key_of
+from distill.study.jobs import Job, is_trained, jobs_of
+from distill.study.keys import key_of
 from distill.study.measure import measure
 
 STUDIES = ("bridge", "cumulative", "ingredients", "masking", "captions", "normalisation", "size")

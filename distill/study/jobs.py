@@ -15,19 +15,19 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 
-from distill.config import Evaluate, Recipe, Run
+from distill.config import Recipe
 from distill.study.cells import Cell, Study, substituted
+from distill.study.keys import cache_key_of, key_of
 
 State = Literal["done", "trained", "started", "new", "waiting", "running", "failed", "blocked"]
 
-KEY_DIGITS = 10
 SMALL = ("recipe.yaml", "metrics.jsonl", "baselines.json", "summary.json", "pictures.safetensors", "scores.json")
 """The files of a run that results are read from, in the order in which they appear."""
 
@@ -115,17 +115,6 @@ def link_runs(jobs: Sequence[Job], folder: Path) -> None:
         if job.folder.exists() and not link.is_symlink():
             with suppress(OSError):
                 link.symlink_to(os.path.relpath(job.folder, folder))
-
-
-def key_of(recipe: Recipe) -> str:
-    """Hexadecimal digits that are equal exactly when the training is, as far as settings say.
-
-    Where a teacher's features are kept is a place like a run's folder, and from fp32 they are the live teacher's but
-    for last digits, as on another machine. `cache_storage` and `cache_components` lose something, so they count.
-    """
-    values = asdict(replace(recipe, name="", run=Run(), evaluate=Evaluate()))
-    values["teacher"]["cache"] = None
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
 def state_of(job: Job) -> State:
@@ -228,26 +217,9 @@ def _job(cell: Cell, seed: int, *, needs: tuple[Job, ...], store: Path) -> Job:
     run = replace(cell.recipe.run, folder=str(folder.parent), name=folder.name)
     recipe = replace(substituted(cell.recipe, places), seed=seed, run=run)
     if recipe.teacher.cache is not None:
-        place = Path(recipe.teacher.cache) / _cache_key(replace(substituted(cell.recipe, keys), seed=seed))
+        place = Path(recipe.teacher.cache) / cache_key_of(replace(substituted(cell.recipe, keys), seed=seed))
         recipe = replace(recipe, teacher=replace(recipe.teacher, cache=str(place)))
     return Job(cell=cell, seed=seed, key=key, folder=folder, recipe=recipe, needs=needs)
-
-
-def _cache_key(recipe: Recipe) -> str:
-    """Names a folder below `teacher.cache`: one for each teacher, views and storage, which cells and seeds share.
-
-    It only keeps them apart: that a folder holds what a run wants is decided by what the folder says it holds.
-    """
-    values = asdict(recipe)
-    values["teacher"]["cache"] = None
-    for local in ("num_local", "local_scale", "local_size"):
-        values["data"]["views"].pop(local)
-    values["data"].pop("batch_size")
-    kept = {key: values[key] for key in ("teacher", "data", "precision")}
-    kept["student"] = {key: values["student"]["image"][key] for key in ("model", "patch_size")}
-    if recipe.data.views.fixed:
-        kept["seed"] = recipe.seed
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
 def _measured_pictures(path: Path) -> str | None:
