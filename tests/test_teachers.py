@@ -254,3 +254,12 @@ def test_captions_alone_need_no_teacher(tmp_path: Path):
     parts = compose(tiny(tmp_path, "objective.patch.supervise=none"))
     assert parts.teacher is None and parts.learner.heads is None
     assert isinstance(compose(tiny(tmp_path)).teacher, Momentum)
+
+
+def test_a_fresh_student_does_not_start_where_its_teacher_did(tmp_path: Path):
+    """A run of ours and the student it teaches mostly have the same seed."""
+    folder = trained(tmp_path / "untrained", "optim.steps=1", "optim.lr=0", "objective.patch.supervise=masked")
+    parts = compose(tiny(tmp_path, "teacher.kind=frozen", f"teacher.checkpoint={folder}"))
+    student, teacher = parts.learner.encoder.state_dict(), parts.teacher.encoder.state_dict()
+    weights = [name for name in student if name.endswith("attn.qkv.weight")]
+    assert weights and not any(torch.equal(student[name], teacher[name]) for name in weights)

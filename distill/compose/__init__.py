@@ -39,6 +39,12 @@ __all__ = [
 ]
 
 
+AFTER_A_TEACHER = 2**31
+"""Added to the seed of a student with a loaded teacher: one of our own runs with the same seed began with the weights
+that the plain seed draws, and a fresh student must not start where its teacher did. torch's CPU generator hears the
+lower 32 bits of a seed only."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """A recipe come to life, on the CPU, before any wrapping. `teacher` is None when only captions teach, `match` when
@@ -61,13 +67,15 @@ class Parts:
 
 
 def compose(recipe: Recipe) -> Parts:
-    """Build student, teacher and objective. The same seed gives the same initial weights, whoever teaches.
+    """Build student, teacher and objective. The same seed gives the same initial weights, whoever was loaded to teach.
 
     Raises ValueError when a file is missing or does not fit, or when the teacher lacks what the recipe wants of it.
     """
     torch.manual_seed(recipe.seed)
     with torch.random.fork_rng(devices=[]):  # what a teacher draws must not move what the student draws
         taught = load_teaching(recipe)
+    if taught.teacher is not None:
+        torch.manual_seed(recipe.seed + AFTER_A_TEACHER)
     encoder = build_dual(recipe.student, recipe.data.image_size)
     match = taught.matched_with(encoder, recipe)
     objective = Objective(recipe.objective, build_transfer(recipe, taught))

@@ -48,7 +48,7 @@ class TimmConvNet(ImageEncoder):
         self.mask_pixel = nn.Parameter(torch.zeros(1, 3, 1, 1))
         self.keep_statistics(statistics)
         self.left_out = self._try_out(image_size)
-        self._layers = _layers(model)
+        self._layers = depths(model)
         self.num_layers = max(self._layers.values())
 
     def forward(
@@ -183,7 +183,7 @@ def create_convnet(name: str, arguments: dict) -> nn.Module:
     return model
 
 
-def _layers(model: nn.Module) -> dict[str, int]:
+def depths(model: nn.Module) -> dict[str, int]:
     """Depth of every parameter: timm's coarse groups, the stem and the stages; what follows the last feature map
     counts with its stage."""
     groups = group_parameters(model, model.group_matcher(coarse=True), reverse=True)

@@ -101,7 +101,7 @@ class TimmViT(ImageEncoder):
         x_BTD = self._embed(pixels, None, grid)
         for block, rope in zip(self.model.blocks[:-1], self._ropes(grid)[:-1], strict=True):
             x_BTD = self._run(block, x_BTD, rope)
-        x_BTD = _block_on_values(self.model.blocks[-1], x_BTD)
+        x_BTD = block_on_values(self.model.blocks[-1], x_BTD)
         return self._tokens(self.model.norm(x_BTD), grid)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -198,7 +198,7 @@ def _with_gaps(tokens: Tokens, visible_BV: Int[Tensor, "B V"]) -> Tokens:
     return replace(tokens, patches=patches, layers=tuple(layers))
 
 
-def _block_on_values(block: Block | EvaBlock, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+def block_on_values(block: Block | EvaBlock, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
     """One pre-norm block whose attention map is the identity."""
     attention = block.attn
     x1_BTD = block.norm1(x_BTD)

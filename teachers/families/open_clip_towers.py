@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
-from timm.models import eva, group_parameters, vision_transformer
+from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
 from distill.contracts import ImageEncoder, Statistics, TextEncoder, Tokens
-from distill.encoders.vit import _block_on_values
+from distill.encoders.convnet import depths
+from distill.encoders.vit import block_on_values
 from teachers.families.pretrained import sees_everything
 
 MOST_AT_ONCE = 1 << 15
@@ -119,7 +120,7 @@ class TimmTransformer(ImageEncoder):
         grid = self.grid(*pixels.shape[-2:])
         trunk = self.visual.trunk
         x_BTD = _before_last_block(trunk, self.standardise(pixels))
-        return self._tokens(trunk.norm(_block_on_values(trunk.blocks[-1], x_BTD)), grid)
+        return self._tokens(trunk.norm(block_on_values(trunk.blocks[-1], x_BTD)), grid)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches; ValueError unless both sides are multiples of the patch size."""
@@ -153,7 +154,7 @@ class TimmMap(ImageEncoder):
         self.width = width
         self.num_cls = 1
         self.patch_size = visual.trunk.feature_info[-1]["reduction"]
-        self._layers = _layers(visual.trunk)
+        self._layers = depths(visual.trunk)
         self.num_layers = max(self._layers.values())
         self.keep_statistics(statistics)
 
@@ -317,11 +318,3 @@ def _check_map(trunk: nn.Module) -> None:
         raise ValueError(f"{problem}: {str(refusal).splitlines()[0]}") from refusal
     if not isinstance(found, Tensor) or found.shape != (1, trunk.num_features, 2, 2):
         raise ValueError(f"{problem} and ends in a feature map with channels first")
-
-
-def _layers(trunk: nn.Module) -> dict[str, int]:
-    """Depth of every parameter by timm's coarse groups; what follows the last feature map counts with its stage."""
-    groups = group_parameters(trunk, trunk.group_matcher(coarse=True), reverse=True)
-    last = trunk.feature_info[-1]["module"]
-    num_layers = max(group for name, group in groups.items() if name.startswith(f"{last}."))
-    return {name: min(group, num_layers) for name, group in groups.items()}
