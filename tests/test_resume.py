@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_data import TAR_COLUMNS, rows, write_tars
-from tiny_runs import losses, numbers, start, tiny, to_the_bit, train_alone, trained, words
+from tiny_runs import losses, numbers, own_accelerator, start, tiny, to_the_bit, train_alone, trained, words
 
 from distill.cli import main
 from distill.exit_codes import DIVERGED, FINISHED, INTERRUPTED
@@ -158,6 +158,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def again(run: Path, *overrides: str) -> list[str]:
     evaluated = ("evaluate.tasks=[retrieval]", "evaluate.num_images=8")
     return ["train", "smoke", *words(run, "run.checkpoint_every=2", *evaluated, *overrides)]
+
+
+def test_a_run_that_never_took_a_step_may_be_started_with_another_recipe(tmp_path: Path):
+    missing = ("teacher.kind=frozen", f"teacher.checkpoint={tmp_path}/nowhere")
+    with own_accelerator():
+        assert main(["train", "smoke", *words(tmp_path / "run", *missing)]) == 2
+    assert (tmp_path / "run" / "recipe.yaml").exists()
+    with own_accelerator():
+        assert main(["train", "smoke", *words(tmp_path / "run", "optim.steps=1")]) == 0
 
 
 def test_another_recipe_in_the_same_folder_is_refused_with_a_diff(finished: Path, capsys: pytest.CaptureFixture):

@@ -66,10 +66,12 @@ def restore(found: Checkpoint, *, parts: Parts, optimizer, accelerator: Accelera
 def refuse_another_recipe(run: Path, recipe: Recipe) -> None:
     """Raises ValueError with a diff when the run folder belongs to a different recipe.
 
-    Name, places (a teacher cache's is one) and what is measured may differ: they do not change the training.
+    Name, places (a teacher cache's is one) and what is measured may differ: they do not change the training. A run that
+    never took a step, because a file was missing for example, belongs to nobody.
     """
-    path = run / "recipe.yaml"
-    if not path.exists():
+    path, journal = run / "recipe.yaml", run / "metrics.jsonl"
+    has_begun = bool(checkpoint.all_steps(run)) or (journal.exists() and journal.stat().st_size > 0)
+    if not path.exists() or not has_begun:
         return
     changed = differences(recipe_from_file(path), recipe, ignore=("run", "name", "evaluate", "teacher.cache"))
     if changed:
