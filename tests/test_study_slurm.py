@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_study_run import write
 
-from distill.exit_codes import BUSY, FAILED, FINISHED, INTERRUPTED
+from distill.exit_codes import BUSY, FAILED, INTERRUPTED
 from distill.study.cells import load_study
 from distill.study.jobs import Job, error_of, is_done, jobs_of
 from distill.study.run.slurm import Command, SlurmPlace, SlurmRunner
@@ -50,14 +50,9 @@ def test_a_job_that_somebody_else_carries_out_says_so(tmp_path):
 
 
 def test_a_stopped_job_counts_as_interrupted(tmp_path):
-    codes = []
-    while INTERRUPTED not in codes and len(codes) < 3:  # on a busy machine the few steps may be done before the order
-        folder = tmp_path / str(len(codes))
-        folder.mkdir()
-        place = runner_in(folder, cluster="local").start(job_in(folder))
-        place.stop()
-        codes.append(wait(place))
-    assert codes[-1] == INTERRUPTED and set(codes) <= {INTERRUPTED, FINISHED}
+    place = runner_in(tmp_path, cluster="local").start(job_in(tmp_path))
+    place.stop()
+    assert wait(place) == INTERRUPTED
 
 
 def test_a_job_that_the_cluster_loses_is_a_failure_with_its_reason(tmp_path):
