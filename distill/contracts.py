@@ -5,7 +5,7 @@ Pixels are RGB in [0, 1] everywhere; every encoder applies its own pixel statist
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -46,9 +46,10 @@ class Batch:
     """One rank's share of one global batch, on the device.
 
     `hidden` is True where the student cannot see the patch. `captions` holds one tokenised caption per
-    CLS token; `local_crops` is None when no loss listens to them. `teacher_pixels` is the same view made larger, from
-    the source picture, for a teacher that sees more of it than the student. `stored` is what the teacher's `lookup`
-    found about these views, one row of each tensor per picture; None for teachers that look at the pixels.
+    CLS token; `local_crops` is None when no loss listens to them. `teacher_pixels` are the same view made larger from
+    the source picture, by its side, for teachers that see more of it than the student. `stored` is what the teacher's
+    `lookup` found about these views, one row of each tensor per picture; None for teachers that look at the pixels.
+    `teacher_draws`, uniform in [0, 1), decide which of T teachers a picture hears; None where all are heard.
     """
 
     ids: list[str]
@@ -56,8 +57,9 @@ class Batch:
     hidden: Bool[Tensor, "B N"]
     captions: Int[Tensor, "C B L"] | None
     local_crops: Float[Tensor, "M B 3 h w"] | None
-    teacher_pixels: Float[Tensor, "B 3 S S"] | None = None
+    teacher_pixels: dict[int, Float[Tensor, "B 3 S S"]] = field(default_factory=dict)
     stored: dict[str, Tensor] | None = None
+    teacher_draws: Float[Tensor, "B T"] | None = None
 
 
 Lookup = Callable[[Int[Tensor, " B"]], dict[str, Tensor]]
@@ -179,6 +181,14 @@ class Targets:
     gradient: float = 0.0
 
 
+@dataclass(frozen=True)
+class ManyTargets:
+    """What several teachers say about one batch, by name. `draws` are the batch's `teacher_draws`."""
+
+    members: dict[str, Targets]
+    draws: Float[Tensor, "B T"] | None
+
+
 class Teacher(nn.Module):
     """Who makes the targets. It owns its gradient policy, set once at its start, and stays in eval.
 
@@ -187,8 +197,12 @@ class Teacher(nn.Module):
 
     heads: nn.Module | None
 
-    def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
+    def targets(self, batch: Batch, predictions: Predictions | None) -> Targets | ManyTargets:
         """Targets for the unmasked view, without history unless the teacher learns from them."""
+        raise NotImplementedError
+
+    def towers(self) -> list[ImageEncoder]:
+        """The image towers that it runs; the student's own is none of them."""
         raise NotImplementedError
 
     def lookup(self) -> Lookup | None:

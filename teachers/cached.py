@@ -5,7 +5,7 @@ import torch
 from distill.cache.basis import Basis
 from distill.cache.reader import Reader
 from distill.cache.storage import decode
-from distill.contracts import Batch, Lookup, Predictions, Targets, Teacher
+from distill.contracts import Batch, ImageEncoder, Lookup, Predictions, Targets, Teacher
 from distill.encoders.head import Heads
 
 
@@ -42,6 +42,9 @@ class Cached(Teacher):
         assert batch.stored is not None, "the loader was not given this teacher's lookup"
         basis = Basis(mean=self.basis_mean, components=self.basis_components) if self.has_basis else None
         return Targets(tokens=decode(batch.stored, layout=self.reader.layout, basis=basis), heads=self.heads)
+
+    def towers(self) -> list[ImageEncoder]:
+        return []
 
     def follow(self, image: object, heads: Heads | None, *, momentum: float) -> None:
         """Stay."""

@@ -33,5 +33,8 @@ class Frozen(Teacher):
     def targets(self, batch: Batch, predictions: Predictions | None) -> Targets:
         return Targets(tokens=self.image(seen_at(batch, self.image_size)), heads=self.heads)
 
+    def towers(self) -> list[ImageEncoder]:
+        return [self.image]
+
     def follow(self, image: ImageEncoder, heads: Heads | None, *, momentum: float) -> None:
         """Stay."""

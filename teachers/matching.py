@@ -15,6 +15,9 @@ class Match:
     image_size: int
     said: str
 
+    def __str__(self) -> str:
+        return self.said
+
 
 def match_grids(
     image: ImageEncoder,
@@ -23,6 +26,7 @@ def match_grids(
     is_given: bool,
     student_grid: tuple[int, int],
     asked: Asked,
+    who: str = "teacher",
 ) -> Match:
     """The teacher's picture size for a student with this grid. `image_size` is its own or, `is_given`, the recipe's.
 
@@ -41,9 +45,9 @@ def match_grids(
     """
     rows, columns = image.grid(image_size, image_size)
     larger_size = student_grid[0] * image.patch_size
-    seen = f"teacher: pictures of {image_size} pixels, {rows} x {columns} patches"
+    seen = f"{who}: pictures of {image_size} pixels, {rows} x {columns} patches"
     wanted = f"the student's {student_grid[0]} x {student_grid[1]}"
-    enlarged = f"teacher: pictures of {larger_size} pixels, at which its patches lie on {wanted}"
+    enlarged = f"{who}: pictures of {larger_size} pixels, at which its patches lie on {wanted}"
     if asked == "pixels":
         _check_takes(image, larger_size, student_grid)
         return Match(larger_size, f"{enlarged}, as asked by teacher.match=pixels")

@@ -31,6 +31,9 @@ class Momentum(Teacher):
             return Targets(tokens=self.image(batch.pixels), heads=self.heads)
         return Targets(tokens=predictions.unmasked.detach(), heads=self.heads)
 
+    def towers(self) -> list[ImageEncoder]:
+        return [] if self.image is None else [self.image]
+
     @torch.no_grad()
     def follow(self, image: ImageEncoder, heads: Heads, *, momentum: float) -> None:
         """teacher <- momentum * teacher + (1 - momentum) * student, once per optimiser step."""

@@ -75,6 +75,9 @@ class Partial(Teacher):
             tokens = self.image(seen_at(batch, self.image_size))
             return Targets(tokens=tokens, heads=self.heads, gradient=self.loss_weight)
 
+    def towers(self) -> list[ImageEncoder]:
+        return [self.image]
+
     def follow(self, image: ImageEncoder, heads: Heads | None, *, momentum: float) -> None:
         """Stay."""
 

@@ -8,8 +8,8 @@ from distill.contracts import Batch
 
 
 def seen_at(batch: Batch, side: int) -> Float[Tensor, "B 3 S S"]:
-    """The teacher's own view where the batch has one, else the student's; at `side` pixels."""
-    return at_side(batch.pixels if batch.teacher_pixels is None else batch.teacher_pixels, side)
+    """The view of `side` pixels where the batch has one, else the student's, resized."""
+    return batch.teacher_pixels[side] if side in batch.teacher_pixels else at_side(batch.pixels, side)
 
 
 def at_side(pixels: Float[Tensor, "B 3 H W"], side: int) -> Float[Tensor, "B 3 S S"]:

@@ -51,6 +51,15 @@ CASES = {
         "objective.features={adapter: mlp, student_layers: [1]}",
         *UNEVEN,
     ),
+    "two teachers, balanced and dropped": (
+        "teacher.kind=ensemble",
+        "teacher.members={a: {checkpoint: @teacher}, b: {checkpoint: @teacher, image_size: 48, weight: 0.5}}",
+        "teacher.members.b.features={loss: smooth_l1, cls_weight: 0, gram_weight: 1}",
+        "teacher.balance=running_loss",
+        "teacher.drop=0.5",
+        "objective.patch.target=features",
+        *UNEVEN,
+    ),
     "patches alone": ("objective.contrastive.weight=0", "student.text.kind=none", *UNEVEN),
     "contrast alone": ("objective.patch.supervise=none",),
     "crops alone, two heads": (

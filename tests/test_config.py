@@ -235,6 +235,7 @@ def test_settings_that_mean_nothing_together_raise_their_own_error_with_both_pla
 FROZEN = "teacher.kind=frozen teacher.checkpoint=run "
 TIMM = "teacher.kind=frozen teacher.model=timm:x teacher.weights=x "
 FEATURES = FROZEN + "objective.patch.target=features "
+ENSEMBLE = "teacher.kind=ensemble objective.patch.target=features teacher.members.one.checkpoint=x "
 CLUSTERS = FROZEN + "objective.patch.target=clusters objective.prototypes.balance=sinkhorn "
 STREAM = "data.source=dataset data.dataset.path=x data.dataset.streaming=true"
 MEANINGLESS = [
@@ -283,6 +284,27 @@ MEANINGLESS = [
     (FROZEN + "teacher.cache_components=8", "teacher.cache"),
     ("data.views.fixed=2", "data.views.fixed"),
     ("data.views.fixed=2 " + STREAM, "data.dataset.streaming"),
+    (FEATURES + "teacher.drop=0.5", "teacher.drop"),
+    (FEATURES + "teacher.balance=running_loss", "teacher.balance"),
+    (FEATURES + "teacher.members.one.checkpoint=x", "teacher.members"),
+    ("teacher.kind=ensemble objective.patch.target=features", "teacher.members"),
+    (ENSEMBLE + "teacher.checkpoint=x", "teacher.checkpoint"),
+    (ENSEMBLE + "teacher.cache_storage=int8", "teacher.cache_storage"),
+    (ENSEMBLE + "objective.patch.target=prototypes", "objective.patch.target"),
+    (ENSEMBLE + "objective.patch.supervise=none", "objective.patch.supervise"),
+    (ENSEMBLE + "objective.patch.weight=0", "objective.patch.weight"),
+    (ENSEMBLE + "objective.cls.weight=1 data.views.num_local=2", "objective.cls.weight"),
+    (ENSEMBLE + "objective.features.loss=smooth_l1", "objective.features.loss"),
+    (ENSEMBLE + "student.image.init=teacher", "student.image.init"),
+    (ENSEMBLE + "student.head.init=teacher", "student.head.init"),
+    (ENSEMBLE + "teacher.drop=0.5", "teacher.drop"),
+    (ENSEMBLE + "teacher.trainable=[head]", "teacher.trainable"),
+    (ENSEMBLE + "teacher.scope=head", "teacher.scope"),
+    (ENSEMBLE + "teacher.members.one.model=timm:x", "teacher.members.one.model"),
+    (ENSEMBLE + "teacher.members.two.weights=x", "teacher.members.two.weights"),
+    (ENSEMBLE + "teacher.members.one.cache=here data.views.flip=0.5", "teacher.members.one.cache"),
+    (ENSEMBLE + "teacher.members.one.features.adapter_hidden=8", "teacher.members.one.features.adapter"),
+    (ENSEMBLE + "teacher.members.one.match=pixels teacher.members.one.image_size=48", "teacher.members.one.match"),
 ]
 
 

@@ -171,7 +171,7 @@ def test_a_run_of_mineby_its_family_is_what_the_checkpoint_setting_gives(release
     folder = given.model.removeprefix("distill:")
     by_model = compose(tiny(tmp_path, *teacher(given)))
     by_checkpoint = compose(tiny(tmp_path, "teacher.kind=frozen", f"teacher.checkpoint={folder}"))
-    assert by_model.taught_by == by_checkpoint.taught_by and by_model.taught_by.with_heads
+    assert by_model.taught_by == by_checkpoint.taught_by and by_model.taught_by[0].with_heads
     for part in ("teacher", "objective"):
         one, other = getattr(by_model, part).state_dict(), getattr(by_checkpoint, part).state_dict()
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

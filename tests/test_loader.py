@@ -83,8 +83,8 @@ def recipe(data: Data, **changes) -> Recipe:
     return replace(page, **changes)
 
 
-MADE = [field.name for field in fields(Batch) if field.name != "stored"]
-"""What a batch holds by itself; nothing is looked up here."""
+MADE = [field.name for field in fields(Batch) if field.name not in ("stored", "teacher_draws")]
+"""What a batch holds by itself; nothing is looked up here, and no teacher is dropped (test_ensemble)."""
 
 OPENED: list[BatchStream] = []
 
@@ -107,7 +107,7 @@ def stream(page: Recipe, *, rank: int = 0, world: int = 1, tokenize=letters, **s
             rank=rank,
             world=world,
             device="cpu",
-            teacher_view=40,
+            teacher_views=(40,),
             **start,
         )
     )
@@ -116,9 +116,15 @@ def stream(page: Recipe, *, rank: int = 0, world: int = 1, tokenize=letters, **s
 
 def same(first: Batch, second: Batch) -> bool:
     return all(
-        first.ids == second.ids if name == "ids" else torch.equal(getattr(first, name), getattr(second, name))
+        getattr(first, name) == getattr(second, name)
+        if name == "ids"
+        else all(map(torch.equal, _tensors(getattr(first, name)), _tensors(getattr(second, name))))
         for name in MADE
     )
+
+
+def _tensors(value: torch.Tensor | dict[int, torch.Tensor]) -> list[torch.Tensor]:
+    return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def joined(parts: list[Batch]) -> Batch:
@@ -129,7 +135,7 @@ def joined(parts: list[Batch]) -> Batch:
         hidden=torch.cat([part.hidden for part in parts]),
         captions=torch.cat([part.captions for part in parts], dim=1),
         local_crops=torch.cat([part.local_crops for part in parts], dim=1),
-        teacher_pixels=torch.cat([part.teacher_pixels for part in parts]),
+        teacher_pixels={40: torch.cat([part.teacher_pixels[40] for part in parts])},
     )
 
 

@@ -80,11 +80,10 @@ def test_the_mean_for_the_log_is_nan_when_nothing_is_chosen():
 def test_cosine_distance_is_one_minus_cosine_and_reaches_only_the_prediction():
     torch.manual_seed(0)
     prediction, target = torch.randn(5, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
-    weights = torch.rand(5)
-    loss = feature_distance(prediction, target, weights_M=weights)
-    expected = sum(w * (1 - a @ b / (a.norm() * b.norm())) for a, b, w in zip(prediction, target, weights, strict=True))
-    torch.testing.assert_close(loss.loss, expected)
-    loss.loss.backward()
+    distances = feature_distance(prediction, target)
+    expected = torch.stack([1 - a @ b / (a.norm() * b.norm()) for a, b in zip(prediction, target, strict=True)])
+    torch.testing.assert_close(distances, expected)
+    distances.sum().backward()
     assert prediction.grad.abs().sum() > 0
     assert target.grad is None
 
@@ -99,16 +98,14 @@ def test_other_distances_are_their_definitions_with_their_gradients(kind, cosine
     ours, target = (2 * torch.randn(5, 4)).requires_grad_(), torch.randn(5, 4, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
     weights = torch.rand(5)
-    loss = feature_distance(ours, target, weights_M=weights, kind=kind)
+    found = feature_distance(ours, target, kind=kind)
     distances = [
         cosine * (1 - a @ b / (a.norm() * b.norm())) + absolute * smooth_l1(a, b)
         for a, b in zip(theirs, target.detach(), strict=True)
     ]
-    expected = (weights * torch.stack(distances)).sum()
-    torch.testing.assert_close(loss.loss, expected)
-    torch.testing.assert_close(loss.per_token, torch.stack(distances).detach())
-    loss.loss.backward()
-    expected.backward()
+    torch.testing.assert_close(found, torch.stack(distances))
+    (weights * found).sum().backward()
+    (weights * torch.stack(distances)).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
     assert target.grad is None
     assert ((theirs - target).abs() > 1).any() and ((theirs - target).abs() < 1).any()
@@ -178,10 +175,11 @@ def test_adapters_go_from_the_students_width_to_the_teachers():
 
 def test_an_mlp_adapter_has_its_hidden_width_and_a_ladder_adds_up():
     torch.manual_seed(0)
-    adapters = Adapters(5, 9, hidden=7, num_layers=2)
+    adapters = Adapters(5, 9, hidden=7, places=(0, 2))
     assert [tuple(part.weight.shape) for part in adapters.patch if isinstance(part, nn.Linear)] == [(7, 5), (9, 7)]
     last, first, second = torch.randn(3, 4, 5).unbind()
     expected = adapters.patch(last) + adapters.layers[0](first) + adapters.layers[1](second)
-    torch.testing.assert_close(adapters.patches(last, [first, second]), expected)
+    heard = adapters.heard([first, torch.full_like(first, torch.nan), second])
+    torch.testing.assert_close(adapters.patches(last, heard), expected)
     normed = functional.layer_norm(first, (5,))
     torch.testing.assert_close(adapters.layers[0](first), adapters.layers[0][1](normed))

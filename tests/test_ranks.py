@@ -58,6 +58,14 @@ CASES = {
         "objective.patch.target=features",
         "objective.features={standardise: phi_s, gram_weight: 0.5, rkd_weight: 0.5, student_layers: [1]}",
     ),
+    "two teachers, balanced and dropped": (
+        "teacher.kind=ensemble",
+        "teacher.members={a: {checkpoint: @teacher}, b: {checkpoint: @teacher, image_size: 48, weight: 0.5}}",
+        "teacher.members.b.features={loss: smooth_l1, standardise: phi_s, cls_weight: 0}",
+        "teacher.balance=running_loss",
+        "teacher.drop=0.5",
+        "objective.patch.target=features",
+    ),
     "nobody hears captions or CLS": (
         "teacher.kind=frozen",
         "teacher.checkpoint=@teacher",

@@ -20,13 +20,13 @@ def tokens(seed: int, width: int) -> Tensor:
 
 
 def gram(student: Tensor, teacher: Tensor) -> Tensor:
-    total = torch.zeros((), dtype=torch.float64)
+    losses = []
     for one, other, chosen in zip(student, teacher, CHOSEN, strict=True):
         places = chosen.nonzero().flatten().tolist()
         cos = torch.nn.functional.cosine_similarity
         pairs = [(cos(one[i], one[j], 0) - cos(other[i], other[j], 0)) ** 2 for i in places for j in places]
-        total = total + (torch.stack(pairs).mean() if pairs else 0)
-    return total / B
+        losses.append(torch.stack(pairs).mean() if pairs else torch.zeros((), dtype=torch.float64))
+    return torch.stack(losses)
 
 
 def distances(x: Tensor, places: list[int]) -> list[Tensor]:
@@ -40,14 +40,15 @@ def angles(x: Tensor, places: list[int]) -> list[Tensor]:
 
 
 def rkd(student: Tensor, teacher: Tensor) -> Tensor:
-    total = torch.zeros((), dtype=torch.float64)
+    losses = []
     for one, other, chosen in zip(student, teacher, CHOSEN, strict=True):
-        places = chosen.nonzero().flatten().tolist()
+        places, loss = chosen.nonzero().flatten().tolist(), torch.zeros((), dtype=torch.float64)
         for relation, weight in ((distances, 1), (angles, 2)):
             found = relation(one, places)
             if found:
-                total = total + weight * smooth_l1_loss(torch.stack(found), torch.stack(relation(other, places)))
-    return total / B
+                loss = loss + weight * smooth_l1_loss(torch.stack(found), torch.stack(relation(other, places)))
+        losses.append(loss)
+    return torch.stack(losses)
 
 
 CASES = {"gram": (gram_loss, {}, gram), "rkd": (relational_loss, {"turn": 3}, rkd)}
@@ -62,8 +63,8 @@ def test_a_relation_is_its_definition_and_so_is_its_gradient(case: str):
     teacher = tokens(2, E).requires_grad_()
     got, expected = loss(ours, teacher, CHOSEN, **options), reference(theirs, teacher.detach())
     torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-9)
-    got.backward()
-    expected.backward()
+    got.sum().backward()
+    expected.sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-9, rtol=1e-9)
     assert teacher.grad is None
     assert torch.equal(ours.grad.abs().sum(-1) > 0, CHOSEN & (CHOSEN.sum(1, keepdim=True) >= FEWEST[case]))
@@ -84,7 +85,7 @@ def test_chunks_do_not_change_a_relation(case: str, monkeypatch: pytest.MonkeyPa
     for bound in (None, 1):
         student = tokens(1, D).requires_grad_()
         losses.append(loss(student, tokens(2, E), CHOSEN, max_elements=bound, **options))
-        losses[-1].backward()
+        losses[-1].sum().backward()
         gradients.append(student.grad)
     assert seen == [B, 1, 1, 1, 1]
     torch.testing.assert_close(*losses)
@@ -96,8 +97,8 @@ def test_a_student_that_is_a_turned_and_scaled_teacher_has_nothing_to_learn(case
     loss, options, _ = CASES[case]
     teacher = tokens(2, E)
     turn = torch.linalg.qr(torch.randn(E, E, generator=torch.Generator().manual_seed(3), dtype=torch.float64))[0]
-    assert loss(3 * teacher @ turn, teacher, CHOSEN, **options) < 1e-20
-    assert loss(tokens(1, D), teacher, CHOSEN, **options) > 1e-2
+    assert loss(3 * teacher @ turn, teacher, CHOSEN, **options).max() < 1e-20
+    assert loss(tokens(1, D), teacher, CHOSEN, **options).mean() > 1e-2
 
 
 def test_of_many_patches_evenly_spaced_ones_are_taken_and_all_in_their_turn():
@@ -119,5 +120,5 @@ def test_twins_among_the_patches_have_finite_gradients():
     student = torch.ones(1, 4, 3).requires_grad_()
     chosen = torch.ones(1, 4, dtype=torch.bool)
     teacher = torch.randn(1, 4, 3)
-    (gram_loss(student, teacher, chosen) + relational_loss(student, teacher, chosen, turn=0)).backward()
+    (gram_loss(student, teacher, chosen) + relational_loss(student, teacher, chosen, turn=0)).sum().backward()
     assert student.grad.isfinite().all()

@@ -17,7 +17,7 @@ from accelerate.utils import LoggerType
 from tiny_inputs import write_inputs
 from tiny_runs import losses, numbers, opened, own_accelerator, tiny, train_alone, trained
 
-from distill.config import Recipe
+from distill.config import Member, Recipe
 from distill.train import checkpoint, loop, resume
 from distill.train.step import training_step
 
@@ -34,6 +34,10 @@ TIMM = (
     "teacher.weights=@timm/first.safetensors",
     "teacher.image_size=32",
     "objective.patch.target=features",
+)
+ENSEMBLE = (
+    *("teacher.kind=ensemble", "objective.patch.target=features", "teacher.members.one.checkpoint=@runs/first"),
+    "teacher.members.two.checkpoint=@runs/second",
 )
 CLUSTERS = (*FROZEN, "objective.patch.target=clusters", "objective.prototypes.balance=sinkhorn")
 MLP = (*FEATURES, "objective.features.adapter=mlp")
@@ -116,6 +120,9 @@ SWITCHES = {
     "teacher.rank": Switch("3", ADAPTERS),
     "teacher.alpha": Switch("4", ADAPTERS),
     "teacher.lr_scale": Switch("0.5", (*PARTIAL, "teacher.trainable=[head]")),
+    "teacher.members": Switch("{three: {checkpoint: @runs/second}}", ENSEMBLE),
+    "teacher.balance": Switch("running_loss", ENSEMBLE),
+    "teacher.drop": Switch("0.9", ENSEMBLE),
     "teacher.loss_weight": Switch("0", (*PARTIAL, "teacher.trainable=[head]")),
     "student.image.model": Switch(
         "timm:test_convnext", ("data.image_size=64", "student.image.num_cls=1"), along=SIZES_OF_ITS_OWN
@@ -163,6 +170,7 @@ SWITCHES = {
     "objective.prototypes.teacher_temperature": Switch("0.06"),
     "objective.prototypes.teacher_temperature_start": Switch("0.05"),
     "objective.prototypes.teacher_warmup": Switch("0.6"),
+    "objective.features.patch_weight": Switch("0.5", FEATURES),
     "objective.features.cls_weight": Switch("0.5", FEATURES),
     "objective.features.loss": Switch("smooth_l1", FEATURES),
     "objective.features.gram_weight": Switch("0.5", FEATURES),
@@ -186,9 +194,37 @@ SWITCHES = {
     "optim.steps": Switch("5"),
 }
 
-SAME_RESULTS = {"optim.accumulate", "student.image.gradient_checkpointing", "compile", "teacher.cache"}
+ONE = "teacher.members.one."
+
+
+def of_a_member(word: str) -> str:
+    """A setting of a teacher that teaches alone, as that of one of several."""
+    for alone, member in (("teacher.", ONE), ("objective.features.", f"{ONE}features.")):
+        if word.startswith(alone) and word.partition("=")[0] != "teacher.kind":
+            return word.replace(alone, member, 1)
+    return word
+
+
+SWITCHES |= {
+    of_a_member(key): Switch(
+        switch.value,
+        tuple(
+            of_a_member(word)
+            for word in (*ENSEMBLE[:2], *ENSEMBLE[3:], *switch.context)
+            if word != "teacher.kind=frozen"
+        ),
+        tuple(map(of_a_member, switch.along)),
+    )
+    for key, switch in SWITCHES.items()
+    if key.startswith("objective.features.")
+    or key.removeprefix("teacher.") in {field.name for field in dataclasses.fields(Member)}
+}
+"""What a member of an ensemble has of its own is heard as if it taught alone."""
+SWITCHES[f"{ONE}weight"] = Switch("0.5", ENSEMBLE)
+
+SAME_RESULTS = {"optim.accumulate", "student.image.gradient_checkpointing", "compile", "teacher.cache", f"{ONE}cache"}
 """Settings that promise to change memory or time only; each has its own test that it is heard, below or, for the cache,
-in test_cached_teacher."""
+in test_cached_teacher and test_ensemble."""
 
 ORCHESTRATION = {
     "name": "another",
@@ -269,7 +305,7 @@ def outcome(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 
 def test_every_setting_has_an_entry():
-    known = [*all_settings(Recipe())]
+    known = [*all_settings(Recipe()), *all_settings(Member(), ONE)]
     assert len(known) > 100
     entries = [*SWITCHES, *SAME_RESULTS, *ORCHESTRATION]
     assert sorted(entries) == sorted(known)

@@ -11,7 +11,8 @@ from rich.table import Table
 from distill.cache.estimate import duration, folder_bytes, size, with_storage
 from distill.cache.storage import STORAGES
 from distill.cache.write import Writer, ensure_cache
-from distill.config import Recipe, load_recipe
+from distill.compose import who
+from distill.config import Recipe, by_teacher, load_recipe
 from distill.exit_codes import FINISHED
 from distill.train.loop import build_accelerator
 
@@ -20,49 +21,66 @@ PLANNED = "teacher_cache"
 
 
 def plan(options: argparse.Namespace) -> int:
-    """Print bytes for every storage, and seconds from a few batches. Writes nothing."""
-    recipe = load_recipe(options.recipe, [f"teacher.cache={PLANNED}", *options.words])
+    """Print bytes for every storage, and seconds from a few batches, for every teacher. Writes nothing."""
+    recipe = load_recipe(options.recipe, options.words)
+    recipes = by_teacher(_with_folders(recipe, Path(PLANNED)))
     accelerator = build_accelerator(recipe)
-    writer = Writer(recipe, device=accelerator.device, precision=accelerator.mixed_precision)
-    index, estimate = writer.index, writer.estimate()
-    layout, looked_at = index.layout, recipe.optim.steps * recipe.data.batch_size
-    print(f"{recipe.name}: {index.total:,} views ({index.num_samples:,} samples, {index.num_views} of each)")
-    rows, columns = layout.grid
-    print(f"a view: {rows} x {columns} patches and {layout.num_cls} CLS tokens of width {layout.width}")
-    table = Table("cache_storage", "cache_components", "bytes a view", "folder")
-    for components in sorted({0, layout.components}):
-        for storage in STORAGES:
-            other = with_storage(layout, storage=storage, components=components)
-            whole = folder_bytes(replace(index, layout=other))
-            table.add_row(storage, str(components or "all"), f"{other.bytes_per_view():,}", size(whole))
-    Console(width=100).print(table)
-    print(f"writing: about {duration(estimate.seconds)} for one process on {accelerator.device}")
-    print(f"the training looks at {looked_at:,} views, {looked_at / index.total:.1f} times the number in the cache")
-    if looked_at < index.total:
-        print("so by itself it were cheaper without a cache, or with fewer samples or views")
+    for name, alone in recipes.items():
+        writer = Writer(alone, device=accelerator.device, precision=accelerator.mixed_precision)
+        index, estimate = writer.index, writer.estimate()
+        layout, looked_at = index.layout, recipe.optim.steps * recipe.data.batch_size
+        title = f"{recipe.name}, {who(name)}" if name else recipe.name
+        print(f"{title}: {index.total:,} views ({index.num_samples:,} samples, {index.num_views} of each)")
+        rows, columns = layout.grid
+        print(f"a view: {rows} x {columns} patches and {layout.num_cls} CLS tokens of width {layout.width}")
+        table = Table("cache_storage", "cache_components", "bytes a view", "folder")
+        for components in sorted({0, layout.components}):
+            for storage in STORAGES:
+                other = with_storage(layout, storage=storage, components=components)
+                whole = folder_bytes(replace(index, layout=other))
+                table.add_row(storage, str(components or "all"), f"{other.bytes_per_view():,}", size(whole))
+        Console(width=100).print(table)
+        print(f"writing: about {duration(estimate.seconds)} for one process on {accelerator.device}")
+        print(f"the training looks at {looked_at:,} views, {looked_at / index.total:.1f} times the number in the cache")
+        if looked_at < index.total:
+            print("so by itself it were cheaper without a cache, or with fewer samples or views")
     return FINISHED
 
 
 def write(options: argparse.Namespace) -> int:
-    """Write the cache, or what is missing of it. Under `accelerate launch` every process writes a part."""
-    recipe = _with_folder(options)
+    """Write the caches, or what is missing of them. Under `accelerate launch` every process writes a part."""
+    recipe = _to_be_written(options)
     accelerator = build_accelerator(recipe)
     device, precision = accelerator.device, accelerator.mixed_precision
-    folder = Path(recipe.teacher.cache)
-    ensure_cache(recipe, device=device, precision=precision, say=lambda text: print(text, file=sys.stderr))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        print(f"{folder} is finished: train with teacher.cache={folder}")
+    for name, alone in by_teacher(recipe).items():
+        folder = alone.teacher.cache
+        if folder is None:
+            continue
+        ensure_cache(alone, device=device, precision=precision, say=lambda text: print(text, file=sys.stderr))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            setting = f"teacher.members.{name}.cache" if name else "teacher.cache"
+            print(f"{folder} is finished: train with {setting}={folder}")
     return FINISHED
 
 
-def _with_folder(options: argparse.Namespace) -> Recipe:
-    """The recipe with `--to` as its cache; the page's own where that is not given. Raises ValueError without either."""
-    words = [*options.words, *([f"teacher.cache={options.to}"] if options.to else [])]
-    recipe = load_recipe(options.recipe, words)
-    if recipe.teacher.cache is None:
+def _to_be_written(options: argparse.Namespace) -> Recipe:
+    """The recipe with its own caches, or all of them below `--to`. Raises ValueError without either."""
+    recipe = load_recipe(options.recipe, options.words)
+    if options.to:
+        return _with_folders(recipe, options.to)
+    if not any(alone.teacher.cache for alone in by_teacher(recipe).values()):
         raise ValueError("where to? Give --to FOLDER, or set teacher.cache=FOLDER")
     return recipe
+
+
+def _with_folders(recipe: Recipe, folder: Path) -> Recipe:
+    """A cache in `folder`, or for every member of an ensemble in a folder of its name in there."""
+    teacher = recipe.teacher
+    if teacher.kind != "ensemble":
+        return replace(recipe, teacher=replace(teacher, cache=str(folder)))
+    members = {name: replace(member, cache=str(folder / name)) for name, member in teacher.members.items()}
+    return replace(recipe, teacher=replace(teacher, members=members))
 
 
 ACTIONS = {"plan": plan, "write": write}

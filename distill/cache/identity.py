@@ -17,6 +17,7 @@ NOT_OF_THE_FEATURES = {
     *("kind", "scope", "momentum", "momentum_end"),
     *("trainable", "last_k", "lr_scale", "loss_weight"),
     *("checkpoint", "model", "weights", "image_size"),
+    *("members", "balance", "drop"),
     *("cache", "cache_storage", "cache_components"),
 }
 """Settings of the teacher that do not change a frozen one's features, or are compared in another way. All others count,

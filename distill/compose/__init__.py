@@ -4,14 +4,16 @@ from dataclasses import dataclass
 
 import torch
 
+from distill.compose.ensemble import EnsembleTeaching, build_ensemble_transfer, load_ensemble
 from distill.compose.learner import build_learner, heard
 from distill.compose.teaching import (
     TeacherReport,
     build_transfer,
     live,
+    load_alone,
     load_learnt_teacher,
     load_teacher,
-    load_teaching,
+    who,
 )
 from distill.config import Recipe
 from distill.contracts import Teacher
@@ -36,6 +38,7 @@ __all__ = [
     "load_learnt_teacher",
     "load_pretrained",
     "load_teacher",
+    "who",
 ]
 
 
@@ -47,23 +50,26 @@ lower 32 bits of a seed only."""
 
 @dataclass(frozen=True)
 class Parts:
-    """A recipe come to life, on the CPU, before any wrapping. `teacher` is None when only captions teach, `match` when
-    it looks at the student's pictures through the student's tower."""
+    """A recipe come to life, on the CPU, before any wrapping. `teacher` is None when only captions teach.
+
+    `taught_by` and `matches` have an entry for every loaded teacher that is run; a momentum teacher starts as the
+    student and looks at its pictures.
+    """
 
     recipe: Recipe
     learner: Learner
     teacher: Teacher | None
     objective: Objective
     report: list[PartReport]
-    taught_by: TeacherReport | None
-    """None for a momentum teacher, which starts as the student."""
-    match: Match | None
+    taught_by: tuple[TeacherReport, ...]
+    matches: tuple[Match, ...]
 
     @property
-    def teacher_view(self) -> int | None:
-        """Side of the view that the teacher needs for itself, pixels: larger than the student's, from the source."""
-        is_larger = self.match is not None and self.match.image_size > self.recipe.data.image_size
-        return self.match.image_size if is_larger else None
+    def teacher_views(self) -> tuple[int, ...]:
+        """Sides of the views that teachers need for themselves, pixels: larger than the student's, from the source."""
+        return tuple(
+            sorted({each.image_size for each in self.matches if each.image_size > self.recipe.data.image_size})
+        )
 
 
 def compose(recipe: Recipe) -> Parts:
@@ -73,12 +79,14 @@ def compose(recipe: Recipe) -> Parts:
     """
     torch.manual_seed(recipe.seed)
     with torch.random.fork_rng(devices=[]):  # what a teacher draws must not move what the student draws
-        taught = load_teaching(recipe)
+        taught = load_ensemble(recipe) if recipe.teacher.kind == "ensemble" else load_alone(recipe)
     if taught.teacher is not None:
         torch.manual_seed(recipe.seed + AFTER_A_TEACHER)
     encoder = build_dual(recipe.student, recipe.data.image_size)
-    match = taught.matched_with(encoder, recipe)
-    objective = Objective(recipe.objective, build_transfer(recipe, taught))
+    matches = taught.matched_with(encoder, recipe)
+    several = isinstance(taught, EnsembleTeaching)
+    transfer = build_ensemble_transfer(recipe, taught) if several else build_transfer(recipe, taught)
+    objective = Objective(recipe.objective, transfer)
     heads = build_heads(
         recipe.student.head,
         encoder.image.width,
@@ -98,6 +106,6 @@ def compose(recipe: Recipe) -> Parts:
         teacher=teacher,
         objective=objective,
         report=report,
-        taught_by=taught.report(),
-        match=match,
+        taught_by=taught.reports(),
+        matches=matches,
     )

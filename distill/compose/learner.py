@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+from torch import nn
+
+from distill.compose.ensemble import EnsembleTeaching
 from distill.compose.teaching import Teaching
-from distill.config import Recipe, Student
+from distill.config import Features, Recipe, Student, by_teacher
 from distill.contracts import ImageEncoder
 from distill.encoders.batch_norm import check_batch_norms
 from distill.encoders.dual import DualEncoder
@@ -24,7 +27,12 @@ def heard(recipe: Recipe) -> Student:
 
 
 def build_learner(
-    recipe: Recipe, encoder: DualEncoder, *, heads: Heads | None, taught: Teaching, objective: Objective
+    recipe: Recipe,
+    encoder: DualEncoder,
+    *,
+    heads: Heads | None,
+    taught: Teaching | EnsembleTeaching,
+    objective: Objective,
 ) -> Learner:
     """ValueError for what the image tower cannot do as a student."""
     _check_tower(recipe, encoder.image)
@@ -38,11 +46,11 @@ def build_learner(
         encoder,
         heads=heads,
         temperatures=_temperatures(recipe, taught.temperature) if hears_captions else None,
-        adapters=_adapters(recipe, encoder.image, taught.width) if transfer.with_features else None,
+        adapters=_all_adapters(recipe, encoder.image, taught) if transfer.with_features else None,
         sees_unmasked=hears_captions or head_only or (hears_patches and not hides),
         sees_masked=hears_patches and hides,
         drops_hidden=recipe.masking.how == "drop",
-        layers=recipe.objective.features.student_layers if transfer.with_features else (),
+        layers=_layers(recipe) if transfer.with_features else (),
     )
 
 
@@ -70,20 +78,52 @@ def _temperatures(recipe: Recipe, of_teacher: float | None) -> Temperatures:
     return Temperatures(recipe.student.image.num_cls, temperature=start, kind=contrastive.kind)
 
 
-def _adapters(recipe: Recipe, student: ImageEncoder, teacher_width: int) -> Adapters:
-    """From the student's width to the teacher's. The one for CLS stays as it is where nobody hears it."""
-    settings = recipe.objective.features
+def _layers(recipe: Recipe) -> tuple[int, ...]:
+    """Blocks of the student that some teacher hears."""
+    recipes = by_teacher(recipe).values()
+    return tuple(dict.fromkeys(layer for each in recipes for layer in each.objective.features.student_layers))
+
+
+def _all_adapters(
+    recipe: Recipe, student: ImageEncoder, taught: Teaching | EnsembleTeaching
+) -> Adapters | nn.ModuleDict:
+    """To the one teacher, or to each of several under its name."""
+    layers = _layers(recipe)
+    if not isinstance(taught, EnsembleTeaching):
+        return _adapters(recipe.objective.features, student, taught.width, layers=layers, named="objective.features")
+    return nn.ModuleDict(
+        {
+            name: _adapters(
+                recipe.teacher.members[name].features,
+                student,
+                member.width,
+                layers=layers,
+                named=f"teacher.members.{name}.features",
+            )
+            for name, member in taught.members.items()
+        }
+    )
+
+
+def _adapters(
+    settings: Features, student: ImageEncoder, teacher_width: int, *, layers: tuple[int, ...], named: str
+) -> Adapters:
+    """From the student's width to the teacher's; `layers` are those that the pass keeps.
+
+    Adapters that nobody hears stay as they are.
+    """
     surplus = [layer for layer in settings.student_layers if layer >= student.num_layers]
     if surplus:
         raise ValueError(
-            f"objective.features.student_layers names {surplus}, but the student has {student.num_layers} blocks, the "
+            f"{named}.student_layers names {surplus}, but the student has {student.num_layers} blocks, the "
             "last of which is always heard; name earlier ones"
         )
     adapters = Adapters(
         student.width,
         teacher_width,
         hidden=(settings.adapter_hidden or teacher_width) if settings.adapter == "mlp" else None,
-        num_layers=len(settings.student_layers),
+        places=[layers.index(layer) for layer in settings.student_layers],
     )
     adapters.cls.requires_grad_(settings.cls_weight > 0)
+    adapters.patch.requires_grad_(settings.patch_weight > 0)
     return adapters

@@ -20,10 +20,17 @@ from teachers.families import load as load_pretrained
 from teachers.matching import Match, match_grids
 
 
+def who(member: str) -> str:
+    """What messages call a teacher, which has a name where there are several."""
+    return f"teacher {member}" if member else "teacher"
+
+
 @dataclass(frozen=True)
 class TeacherReport:
     """Who a loaded teacher is and what it was given; for the start message and the summary."""
 
+    member: str
+    """Its name in an ensemble; empty for one that teaches alone."""
     name: str
     source: str
     licence: str | None
@@ -38,9 +45,9 @@ class TeacherReport:
 
     def __str__(self) -> str:
         if self.source == RANDOM:
-            start = f"teacher {self.name} with RANDOM weights, as asked for: it has learnt nothing"
+            start = f"{who(self.member)} {self.name} with RANDOM weights, as asked for: it has learnt nothing"
         else:
-            start = f"teacher {self.name}, weights {self.source}, licence {self.licence or 'not stated'}"
+            start = f"{who(self.member)} {self.name}, weights {self.source}, licence {self.licence or 'not stated'}"
         grid = self.image_size // self.patch_size
         parts = [f"{self.num_cls} CLS and {grid} x {grid} patches of {self.patch_size} pixels"]
         parts += ["a text tower"] * self.with_text + ["projection heads"] * self.with_heads
@@ -61,6 +68,8 @@ class Teaching:
     encoder: DualEncoder | None = None
     source: Pretrained | None = None
     name: str = ""
+    member: str = ""
+    """Its name in an ensemble."""
     balance: dict[str, Tensor] = field(default_factory=dict)
     """Centres that its heads were trained with."""
     temperature: float | None = None
@@ -75,25 +84,27 @@ class Teaching:
         """Of its tokens."""
         return None if self.teacher is None else self.teacher.width
 
-    def matched_with(self, student: DualEncoder, recipe: Recipe) -> Match | None:
+    def matched_with(self, student: DualEncoder, recipe: Recipe) -> tuple[Match, ...]:
         """Show the teacher pictures of the size that the recipe's way of matching asks for; a cached one saw them."""
         if self.teacher is None or isinstance(self.teacher, Cached):
-            return None
+            return ()
         match = match_grids(
             self.teacher.image,
             image_size=self.teacher.image_size,
             is_given=recipe.teacher.image_size is not None,
             student_grid=student.image.grid(recipe.data.image_size, recipe.data.image_size),
             asked=recipe.teacher.match,
+            who=who(self.member),
         )
         self.teacher.image_size = match.image_size
-        return match
+        return (match,)
 
-    def report(self) -> TeacherReport | None:
+    def reports(self) -> tuple[TeacherReport, ...]:
         """Of a teacher that is run."""
         if self.source is None or isinstance(self.teacher, Cached):
-            return None
-        return TeacherReport(
+            return ()
+        report = TeacherReport(
+            member=self.member,
             name=self.source.name,
             source=self.source.source,
             licence=self.source.licence,
@@ -104,15 +115,19 @@ class Teaching:
             with_text=self.source.text is not None,
             with_heads=self.source.heads is not None,
         )
+        return (report,)
 
 
-def load_teaching(recipe: Recipe) -> Teaching:
-    """The recipe's teacher, unless it follows the student. ValueError for what is missing or does not fit."""
+def load_alone(recipe: Recipe, *, member: str = "") -> Teaching:
+    """The recipe's one teacher, unless it follows the student. ValueError for what is missing or does not fit.
+
+    `member` is its name if the recipe is that of one of several.
+    """
     settings = recipe.teacher
     if settings.kind == "momentum":
         return Teaching()
     if settings.cache is not None:
-        return _cached(recipe)
+        return _cached(recipe, member)
     source = _source(settings)
     teacher = _teacher(recipe, source)
     return Teaching(
@@ -120,6 +135,7 @@ def load_teaching(recipe: Recipe) -> Teaching:
         encoder=teacher.encoder,
         source=source,
         name=source.name,
+        member=member,
         balance=source.balance,
         temperature=source.temperature,
     )
@@ -131,14 +147,15 @@ def load_teacher(recipe: Recipe) -> Frozen:
     It looks at pictures of the size that matching with the recipe's student gives. Raises ValueError as `compose` does.
     """
     with torch.random.fork_rng(devices=[]):
-        taught = load_teaching(replace(recipe, teacher=live(recipe.teacher)))
+        taught = load_alone(replace(recipe, teacher=live(recipe.teacher)))
         taught.matched_with(build_dual(recipe.student, recipe.data.image_size), recipe)
     return taught.teacher
 
 
 def live(settings: Settings) -> Settings:
-    """The same teacher, run at every step."""
-    return replace(settings, cache=None, cache_storage="fp32", cache_components=0)
+    """The same teacher, or teachers, run at every step."""
+    run = {"cache": None, "cache_storage": "fp32", "cache_components": 0}
+    return replace(settings, **run, members={name: replace(each, **run) for name, each in settings.members.items()})
 
 
 def load_learnt_teacher(recipe: Recipe, learnt: dict[str, Tensor]) -> DualEncoder:
@@ -146,7 +163,7 @@ def load_learnt_teacher(recipe: Recipe, learnt: dict[str, Tensor]) -> DualEncode
 
     Raises ValueError when the start is not there any more or the two do not fit.
     """
-    teacher = load_teaching(recipe).teacher
+    teacher = load_alone(recipe).teacher
     load_strictly(teacher, teacher.state_dict() | learnt, what="teacher")
     merge_adapters(teacher.image)
     return teacher.encoder
@@ -174,7 +191,7 @@ def _source(settings: Settings) -> Pretrained:
     return load_pretrained(settings.model, settings.weights)
 
 
-def _cached(recipe: Recipe) -> Teaching:
+def _cached(recipe: Recipe, member: str) -> Teaching:
     """Its towers are built only where the student starts from them or asks for their temperature, and not kept."""
     settings, student = recipe.teacher, recipe.student
     name = f"distill:{settings.checkpoint}" if settings.checkpoint is not None else settings.model
@@ -187,6 +204,7 @@ def _cached(recipe: Recipe) -> Teaching:
         encoder=DualEncoder(source.image, source.text) if source else None,
         source=source,
         name=name,
+        member=member,
         balance=trained.balance if trained else {},
         temperature=source.temperature if source else None,
     )

@@ -7,6 +7,7 @@ Each class checks its own ranges; `Recipe` checks what only makes sense together
 from distill.config.checks import InvalidCombination, InvalidValue, RecipeError
 from distill.config.compare import content_hash, differences, recipe_dict
 from distill.config.data import Columns, Data, Dataset, Masking, Scenes, Views
+from distill.config.ensemble import by_teacher
 from distill.config.load import load_recipe, recipe_from_file, recipe_text, resolve, save_recipe
 from distill.config.objective import (
     ClsLoss,
@@ -21,7 +22,7 @@ from distill.config.objective import (
 from distill.config.pages import list_recipes, page_path
 from distill.config.recipe import Recipe
 from distill.config.student import Head, ImageTower, Student, TextTower
-from distill.config.teacher import Teacher
+from distill.config.teacher import Member, Teacher
 from distill.config.training import Evaluate, Optim, Run
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "InvalidCombination",
     "InvalidValue",
     "Masking",
+    "Member",
     "Objective",
     "Optim",
     "Patch",
@@ -51,6 +53,7 @@ __all__ = [
     "Teacher",
     "TextTower",
     "Views",
+    "by_teacher",
     "content_hash",
     "differences",
     "list_recipes",

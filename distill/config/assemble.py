@@ -18,6 +18,9 @@ from distill.config.text import Setting
 FORMER_SWITCHES = {"objective.features.standardise": {True: "mean_std", False: "none"}}
 """Settings that were true or false once, as they stand in the pages of older runs, and what that is called now."""
 
+SECTION_NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""Of sections that a recipe names itself."""
+
 
 @dataclass(frozen=True)
 class _Leaf:
@@ -65,20 +68,35 @@ def assemble(settings: Sequence[Setting]) -> Recipe:
 
 def _leaf(setting: Setting) -> _Leaf | None:
     """The leaf a key leads to, or None for a section that is left empty."""
-    section, prefix = Recipe, ""
-    for depth, name in enumerate(setting.key):
-        kinds = tree.types_of(section)
+    section, prefix, left = Recipe, "", list(setting.key)
+    while left:
+        kinds, name = tree.types_of(section), left.pop(0)
         if name not in kinds:
             raise _Wrong(f"there is no such setting{tree.meant(setting.name, section=section, prefix=prefix)}")
-        if not is_dataclass(kinds[name]):
-            rest = setting.key[depth + 1 :]
-            if rest and get_origin(kinds[name]) is not dict:
-                raise _Wrong(f"nothing is inside {prefix}{name}, which takes {tree.expected(kinds[name])}")
-            return _Leaf(section, name, kinds[name], rest)
-        section, prefix = kinds[name], f"{prefix}{name}."
+        kind, prefix = kinds[name], f"{prefix}{name}."
+        entries = tree.entries_of(kind)
+        if entries is not None:
+            if left:
+                prefix += f"{_section_name(left.pop(0))}."
+            elif setting.value == {}:
+                return None
+            else:
+                prefix += "NAME."
+        elif not is_dataclass(kind):
+            if left and get_origin(kind) is not dict:
+                raise _Wrong(f"nothing is inside {prefix.rstrip('.')}, which takes {tree.expected(kind)}")
+            return _Leaf(section, name, kind, tuple(left))
+        section = entries or kind
     if setting.value == {}:
         return None
     raise _Wrong(f"is a section; set what it holds, such as {prefix}{next(iter(tree.types_of(section)))}")
+
+
+def _section_name(name: str) -> str:
+    """A name that the recipe chose for a section."""
+    if not SECTION_NAME.fullmatch(name):
+        raise _Wrong(f"{name!r} is no name for a section; use small letters, digits and '_'")
+    return name
 
 
 def _converted(setting: Setting, leaf: _Leaf) -> Any:
@@ -151,8 +169,12 @@ def _out_of_range(section: type, values: dict[str, Any], *, prefix: str, setting
     """Messages of the sections whose classes refuse their values, inner sections first."""
     problems: list[str] = []
     for name, kind in tree.types_of(section).items():
+        entries = tree.entries_of(kind)
+        inner = {f"{name}.{each}": found for each, found in values.get(name, {}).items()} if entries else {}
         if is_dataclass(kind):
-            problems += _out_of_range(kind, values.get(name, {}), prefix=f"{prefix}{name}.", settings=settings)
+            inner = {name: values.get(name, {})}
+        for place, found in inner.items():
+            problems += _out_of_range(entries or kind, found, prefix=f"{prefix}{place}.", settings=settings)
     if problems or not values or section is Recipe:
         return problems
     try:

@@ -90,6 +90,8 @@ class Features:
 
     loss: Literal["cosine", "smooth_l1", "cosine_smooth_l1"] = "cosine"
     """Distance of a token: 1 - cosine; smooth L1, mean over the dimensions; or the mean of the two (UNIC)."""
+    patch_weight: float = 1.0
+    """Weight of the distance of patches; 0 leaves the terms below."""
     cls_weight: float = 1.0
     """Weight of the CLS term beside the patch term."""
     gram_weight: float = 0.0
@@ -110,13 +112,20 @@ class Features:
     (the ladder of UNIC)."""
 
     def __post_init__(self) -> None:
-        for key in ("cls_weight", "gram_weight", "rkd_weight"):
+        for key in ("patch_weight", "cls_weight", "gram_weight", "rkd_weight"):
             check(getattr(self, key) >= 0, key, f"{getattr(self, key)} is negative")
+        check(self.weight > 0, "patch_weight", "is 0, and so are the weights of all other terms")
         in_range(self, 0.0, 1.0, "momentum")
         if self.adapter_hidden is not None:
             in_range(self, 1, 65536, "adapter_hidden")
         check(all(layer >= 1 for layer in self.student_layers), "student_layers", "counts blocks from 1")
         check(len(set(self.student_layers)) == len(self.student_layers), "student_layers", "names a block twice")
+        check(self.patch_weight > 0 or not self.student_layers, "student_layers", "is heard by the patch term only")
+
+    @property
+    def weight(self) -> float:
+        """Of all terms together."""
+        return self.patch_weight + self.cls_weight + self.gram_weight + self.rkd_weight
 
 
 @dataclass(frozen=True, kw_only=True)

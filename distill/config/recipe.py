@@ -5,6 +5,7 @@ from typing import Literal
 
 from distill.config.checks import InvalidCombination, Rule
 from distill.config.data import Data, Masking
+from distill.config.ensemble import problems_of_members, rules_of_the_ensemble
 from distill.config.objective import Objective, Patch
 from distill.config.student import Student
 from distill.config.target_rules import hears_patches, rules_of_clusters, rules_of_features, rules_of_matching
@@ -38,6 +39,7 @@ class Recipe:
 def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
     """Every rule about settings that mean nothing together, as far as it is broken."""
     rules = [
+        *rules_of_the_ensemble(recipe),
         *_rules_of_the_partial_teacher(recipe),
         *_rules_of_the_teacher(recipe),
         *_rules_of_fixed_views(recipe),
@@ -46,7 +48,8 @@ def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
         *rules_of_clusters(recipe.objective, teacher=recipe.teacher, student=recipe.student),
         *rules_of_matching(recipe.teacher),
     ]
-    return [InvalidCombination(keys, message) for broken, keys, message in rules if broken]
+    problems = [InvalidCombination(keys, message) for broken, keys, message in rules if broken]
+    return problems or list(problems_of_members(recipe))
 
 
 def _rules_of_the_partial_teacher(recipe: Recipe) -> list[Rule]:
@@ -109,7 +112,7 @@ def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
     patch = objective.patch
     return [
         (
-            teacher.kind != "momentum" and (teacher.checkpoint is None) == (teacher.model is None),
+            teacher.kind in ("frozen", "partial") and (teacher.checkpoint is None) == (teacher.model is None),
             ("teacher.checkpoint", "teacher.model"),
             f"a {teacher.kind} teacher needs exactly one of teacher.checkpoint and teacher.model",
         ),

@@ -25,6 +25,12 @@ def all_keys(section: type = Recipe, prefix: str = "") -> tuple[str, ...]:
     return tuple(keys)
 
 
+def entries_of(kind: Any) -> type | None:
+    """The class of the sections in a mapping whose names are the recipe's to choose; None for all other types."""
+    inner = get_args(kind)[1] if get_origin(kind) is dict else None
+    return inner if is_dataclass(inner) else None
+
+
 def takes_text(kind: Any) -> bool:
     """Whether the type is `str` or `str | None`, so that `007` and `1e3` are meant as written."""
     return set(alternatives(kind)) - {type(None)} == {str}

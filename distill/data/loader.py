@@ -8,7 +8,7 @@ and, for streams, of the state that belongs to the last batch handed out.
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +39,9 @@ class BatchStream:
     """Iterates over this rank's `Batch` of the steps `start_step` .. `recipe.optim.steps` - 1.
 
     `grid` is the (rows, columns) of patches of the student's global view. `tokenize` may be None when no text is
-    read. `teacher_view` is the side in pixels of a view of the same part of the picture that the teacher gets for
-    itself. `state` is the `state_dict()` of a stream that stopped before `start_step`, of this rank or of all of them
-    (`merge_states`); without it a streamed source is read from its beginning up to that step. `lookup` is the
+    read. `teacher_views` are the sides in pixels of views of the same part of the picture that teachers get for
+    themselves. `state` is the `state_dict()` of a stream that stopped before `start_step`, of this rank or of all of
+    them (`merge_states`); without it a streamed source is read from its beginning up to that step. `lookup` is the
     teacher's, called in the background with the keys of every batch's fixed views. Raises ValueError for a batch that
     does not split into ranks, for captions the data does not have, and, from the iteration, for data with too many
     broken samples. `close()` ends the threads; so does reaching the last step.
@@ -57,7 +57,7 @@ class BatchStream:
         rank: int,
         world: int,
         device: torch.device | str,
-        teacher_view: int | None = None,
+        teacher_views: Sequence[int] = (),
         start_step: int = 0,
         state: dict[str, Any] | None = None,
         lookup: Lookup | None = None,
@@ -67,7 +67,7 @@ class BatchStream:
         self.device = torch.device(device)
         self.wait_seconds = 0.0
         """Time the consumer has spent in `next()` so far, rendering of scenes included."""
-        self._grid, self._teacher_view, self._lookup = grid, teacher_view, lookup
+        self._grid, self._teacher_views, self._lookup = grid, tuple(teacher_views), lookup
         per_rank = recipe.data.batch_size // world
         self._share = slice(rank * per_rank, (rank + 1) * per_rank)
         self._step = start_step
@@ -125,7 +125,7 @@ class BatchStream:
                 self.recipe,
                 tokenize=tokenize,
                 share=self._share,
-                teacher_view=self._teacher_view,
+                teacher_views=self._teacher_views,
                 lookup=self._lookup,
             )
         feed = open_feed(
@@ -142,7 +142,7 @@ class BatchStream:
             tokenize=tokenize,
             pool=self._pool,
             tally=self._tally,
-            teacher_view=self._teacher_view,
+            teacher_views=self._teacher_views,
             lookup=self._lookup,
         )
 

@@ -1,10 +1,11 @@
 """Everything random about one step, drawn for the global batch and cut to one rank.
 
-Legend: B images of this rank, N patches, M local crops, C CLS tokens.
+Legend: B images of this rank, N patches, M local crops, C CLS tokens, T teachers.
 """
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -26,6 +27,8 @@ class StepPlan:
     local_flips: Bool[Tensor, "M B"]
     captions: list[list[CaptionDraw]]
     """[C][B]; empty when no text is read."""
+    teacher_draws: Float[Tensor, "B T"] | None
+    """None unless some teacher may be dropped."""
 
 
 def num_local(recipe: Recipe) -> int:
@@ -54,6 +57,10 @@ def plan_step(recipe: Recipe, *, step: int, grid: tuple[int, int], share: slice)
             generator=generator,
             keep=share,
         )
+    teacher_draws = None
+    if recipe.teacher.drop > 0:
+        generator = generator_for(recipe.seed, step, "teachers")
+        teacher_draws = torch.rand(batch, len(recipe.teacher.members), generator=generator)[share]
     masks = generator_for(recipe.seed, step, "hidden")
     return StepPlan(
         hidden=hidden_patches(batch, grid, settings=recipe.masking, generator=masks, keep=share),
@@ -62,4 +69,5 @@ def plan_step(recipe: Recipe, *, step: int, grid: tuple[int, int], share: slice)
         local_crops=draw_crops(num_local(recipe), batch, generator=local)[:, share],
         local_flips=draw_flips(num_local(recipe), batch, probability=views.flip, generator=local)[:, share],
         captions=captions,
+        teacher_draws=teacher_draws,
     )

@@ -1,14 +1,14 @@
 """One rank's share of one global batch, in two halves: what a background thread can do, and what the device does.
 
 Legend: B images of this rank, N patches, M local crops, C CLS tokens, L caption tokens, V = view side,
-T = side of the teacher's own view.
+T = side of a teacher's own view.
 
 The thread reads, decodes, crops and tokenises. Photos then only have to be moved. Scenes are rendered in the second
 half, on the trainer's own thread and device: on an accelerator that is a few kernels in its stream, and on a CPU the
 renderer gets the same threads as the rest of the step in place of fighting it for the cores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -49,13 +49,13 @@ class SceneMaker:
         *,
         tokenize: Tokenize | None,
         share: slice,
-        teacher_view: int | None = None,
+        teacher_views: Sequence[int] = (),
         lookup: Lookup | None = None,
     ):
-        """`teacher_view`: side of the teacher's own view, pixels. For it the same scene is drawn once more at that
+        """`teacher_views`: sides of teachers' own views, pixels. For each the same scene is drawn once more at that
         size; its sensor noise, which is drawn per pixel, is another."""
         self.source, self.recipe, self.tokenize, self.share, self.lookup = source, recipe, tokenize, share, lookup
-        self.teacher_world = None if teacher_view is None else SceneWorld(recipe.data.scenes, teacher_view)
+        self.teacher_worlds = [SceneWorld(recipe.data.scenes, side) for side in teacher_views]
         self.order = EpochOrder(len(source), seed=recipe.seed)
 
     def prepare(self, step: int, plan: StepPlan) -> Finish:
@@ -85,6 +85,7 @@ class SceneMaker:
                 local_crops=torch.stack(crops) if crops else None,
                 teacher_pixels=self._teacher_pixels(indices, whole, flips, device),
                 stored=_moved(stored, device),
+                teacher_draws=None if plan.teacher_draws is None else plan.teacher_draws.to(device),
             )
 
         return finish
@@ -94,12 +95,14 @@ class SceneMaker:
 
     def _teacher_pixels(
         self, indices: Int[Tensor, " B"], boxes: Float[Tensor, "B 4"], flips: Bool[Tensor, " B"], device: torch.device
-    ) -> Float[Tensor, "B 3 T T"] | None:
+    ) -> dict[int, Float[Tensor, "B 3 T T"]]:
         """The same boxes of the same scenes as the student's view."""
-        if self.teacher_world is None:
-            return None
-        pictures = self.teacher_world.render(indices.to(device), device=device).pixels
-        return crop_tensor(pictures, boxes, flips, size=self.teacher_world.image_size)
+        return {
+            world.image_size: crop_tensor(
+                world.render(indices.to(device), device=device).pixels, boxes, flips, size=world.image_size
+            )
+            for world in self.teacher_worlds
+        }
 
     def _captions(self, indices: Int[Tensor, " B"], draws: list[CaptionDraw]) -> list[str]:
         texts = [""] * len(draws)
@@ -118,7 +121,7 @@ class Photo:
     index: int | None
     view: UInt8[Tensor, "3 V V"]
     local_views: list[UInt8[Tensor, "3 v v"]]
-    teacher_view: UInt8[Tensor, "3 T T"] | None
+    teacher_views: list[UInt8[Tensor, "3 T T"]]
     captions: list[str]
     broken: list[BrokenSample]
 
@@ -134,13 +137,13 @@ class PhotoMaker:
         tokenize: Tokenize | None,
         pool: Executor,
         tally: BrokenTally,
-        teacher_view: int | None = None,
+        teacher_views: Sequence[int] = (),
         lookup: Lookup | None = None,
     ):
-        """`teacher_view`: side of the teacher's own view, pixels, made from the file and not from the student's view.
-        Where the file holds no more detail than the student sees, neither does the teacher's view."""
+        """`teacher_views`: sides of teachers' own views, pixels, made from the file and not from the student's view.
+        Where the file holds no more detail than the student sees, neither does a teacher's view."""
         self.feed, self.recipe, self.tokenize, self.pool, self.tally = feed, recipe, tokenize, pool, tally
-        self.teacher_view = teacher_view
+        self.teacher_views = tuple(teacher_views)
         self.lookup = lookup
         self.reader = CaptionReader()
 
@@ -155,7 +158,7 @@ class PhotoMaker:
         captions = tokenised([list(texts) for texts in zip(*(p.captions for p in photos), strict=True)], self.tokenize)
         pixels = torch.stack([photo.view for photo in photos])
         local = [torch.stack(views) for views in zip(*(photo.local_views for photo in photos), strict=True)]
-        teacher_pixels = None if self.teacher_view is None else torch.stack([photo.teacher_view for photo in photos])
+        larger = [torch.stack(views) for views in zip(*(photo.teacher_views for photo in photos), strict=True)]
         stored = None
         if shown is not None:
             indices = torch.tensor([photo.index for photo in photos])
@@ -168,8 +171,9 @@ class PhotoMaker:
                 hidden=plan.hidden.to(device),
                 captions=None if captions is None else captions.to(device),
                 local_crops=_unit(torch.stack(local), device) if local else None,
-                teacher_pixels=None if teacher_pixels is None else _unit(teacher_pixels, device),
+                teacher_pixels={views.shape[-1]: _unit(views, device) for views in larger},
                 stored=_moved(stored, device),
+                teacher_draws=None if plan.teacher_draws is None else plan.teacher_draws.to(device),
             )
 
         return finish
@@ -204,28 +208,28 @@ class PhotoMaker:
 
     def _views(
         self, sample: Sample, plan: StepPlan, place: int, shown: Int[Tensor, ""] | None
-    ) -> tuple[UInt8[Tensor, "3 V V"], list[UInt8[Tensor, "3 v v"]], UInt8[Tensor, "3 T T"] | None]:
-        """The student's view, local crops, and the teacher's own view where it needs one; `shown`: which fixed view."""
+    ) -> tuple[UInt8[Tensor, "3 V V"], list[UInt8[Tensor, "3 v v"]], list[UInt8[Tensor, "3 T T"]]]:
+        """The student's view, local crops, and the views teachers get for themselves; `shown`: which fixed view."""
         size = self.recipe.data.image_size
         if shown is None:
             return self._fresh_views(sample, plan, place)
-        own = None if self.teacher_view is None else self._fixed_view(sample, shown, size=self.teacher_view)
+        own = [self._fixed_view(sample, shown, size=side) for side in self.teacher_views]
         return self._fixed_view(sample, shown, size=size), self._local_views(sample, plan, place), own
 
     def _fresh_views(
         self, sample: Sample, plan: StepPlan, place: int
-    ) -> tuple[UInt8[Tensor, "3 V V"], list[UInt8[Tensor, "3 v v"]], UInt8[Tensor, "3 T T"] | None]:
+    ) -> tuple[UInt8[Tensor, "3 V V"], list[UInt8[Tensor, "3 v v"]], list[UInt8[Tensor, "3 T T"]]]:
         """All from one decoding of the picture."""
         views, size = self.recipe.data.views, self.recipe.data.image_size
         picture = open_picture(sample.picture, name=sample.name)
         aspect = upright_aspect(picture, name=sample.name)
         whole = place_crops(plan.crops[place : place + 1], scale=views.global_scale, aspect=aspect)
         local = place_crops(plan.local_crops[:, place], scale=views.local_scale, aspect=aspect)
-        largest = max(size, self.teacher_view or 0)
+        largest = max((size, *self.teacher_views))
         side = max(needed_side(whole, size=largest), needed_side(local, size=views.local_size))
         picture = load_rgb(picture, side=side, name=sample.name)
         box, flip = tuple(whole[0].tolist()), bool(plan.flips[place])
-        own = None if self.teacher_view is None else crop_picture(picture, box, flip=flip, size=self.teacher_view)
+        own = [crop_picture(picture, box, flip=flip, size=side) for side in self.teacher_views]
         view = crop_picture(picture, box, flip=flip, size=size)
         return view, self._cut(picture, local, plan.local_flips[:, place]), own
 

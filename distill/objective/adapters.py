@@ -12,22 +12,27 @@ from torch import Tensor, nn
 class Adapters(nn.Module):
     """Maps of one student to one teacher. They train with the student and never leave with it.
 
-    `cls` and `patch` are linear, or with `hidden` two linear layers with GELU between them. With `num_layers` earlier
-    layers of the student the prediction is a sum, patch(last) + layers[0](first) + ..., as in UNIC's ladder of
-    projectors (Sariyildiz et al. 2024, arXiv 2408.05088): one loss hears it, so no layer needs a weight of its own.
-    Earlier layers come as their blocks leave them, so each passes a LayerNorm first.
+    `cls` and `patch` are linear, or with `hidden` two linear layers with GELU between them. With earlier layers of the
+    student, at `places` among those that the pass kept, the prediction is a sum, patch(last) + layers[0](first) + ...,
+    as in UNIC's ladder of projectors (Sariyildiz et al. 2024, arXiv 2408.05088): one loss hears it, so no layer needs a
+    weight of its own. Earlier layers come as their blocks leave them, so each passes a LayerNorm first.
     """
 
     def __init__(
-        self, student_width: int, teacher_width: int, *, hidden: int | None = None, num_layers: int = 0
+        self, student_width: int, teacher_width: int, *, hidden: int | None = None, places: Sequence[int] = ()
     ) -> None:
         super().__init__()
+        self.places = tuple(places)
         self.cls = _adapter(student_width, teacher_width, hidden)
         self.patch = _adapter(student_width, teacher_width, hidden)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(student_width), _adapter(student_width, teacher_width, hidden))
-            for _ in range(num_layers)
+            for _ in self.places
         )
+
+    def heard(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        """Those of the layers which the pass kept that these adapters are for: another teacher may hear others."""
+        return [layers[place] for place in self.places]
 
     def patches(
         self, last_MD: Float[Tensor, "M D"], layers: Sequence[Float[Tensor, "M D"]] = ()

@@ -17,10 +17,10 @@ from distill.objective.patch import (
     heard_sorts,
     heard_weights,
     select,
+    sum_by_image,
     unheard_sorts,
     unheard_weights,
 )
-from distill.objective.prototypes import TokenLoss
 from distill.objective.relations import gram_loss, relational_loss
 from distill.objective.standardise import Standardiser
 from distill.objective.terms import Term
@@ -61,20 +61,14 @@ class FeatureTerms(nn.Module):
         progress: float,
         overhear: bool,
     ) -> list[Term]:
-        """Terms patch, patch_cls (CLS 1 of the same pass), gram and rkd, the last three when they weigh something."""
-        settings, weight = self.settings.features, self.settings.patch.weight
+        """Terms patch, patch_cls (CLS 1 of the same pass), gram and rkd, those that weigh something, each by image."""
+        settings = self.settings.features
         teacher_BNE = resample_patches(targets.tokens.patches, grid=targets.tokens.grid, new_grid=student.grid)
         weights_BN = heard_weights(hidden, self.settings.patch)
         wanted_ME = self._standardised(self.standardise_patches, teacher_BNE.flatten(0, 1))
-        supervised, loss = self._patch_loss(student, wanted_ME, weights_BN, adapters)
-        sorts = by_sort(loss.per_token, hidden, supervised.index, sorts=heard_sorts(self.settings.patch))
-        if overhear and unheard_sorts(self.settings.patch):
-            with torch.no_grad():
-                others, unheard = self._patch_loss(
-                    student, wanted_ME, unheard_weights(hidden, self.settings.patch), adapters
-                )
-                sorts |= by_sort(unheard.per_token, hidden, others.index, sorts=unheard_sorts(self.settings.patch))
-        terms = [Term("patch", weight, loss.loss, sorts)]
+        terms = []
+        if settings.patch_weight > 0:
+            terms.append(self._patch_term(student, wanted_ME, weights_BN, hidden, adapters, overhear))
         if settings.cls_weight > 0:
             terms.append(self._cls_term(student, targets, adapters))
         wanted_BNE = wanted_ME.unflatten(0, teacher_BNE.shape[:2])
@@ -86,23 +80,39 @@ class FeatureTerms(nn.Module):
             if standardiser is not None:
                 standardiser.step()
 
-    def _patch_loss(
+    def _patch_term(
+        self,
+        student: Tokens,
+        wanted_ME: Float[Tensor, "M E"],
+        weights_BN: Float[Tensor, "B N"],
+        hidden: Bool[Tensor, "B N"],
+        adapters: Adapters,
+        overhear: bool,
+    ) -> Term:
+        patch = self.settings.patch
+        heard, distance_M = self._distances(student, wanted_ME, weights_BN, adapters)
+        by_image = sum_by_image(heard.weights * distance_M, heard.index, shape=weights_BN.shape)
+        sorts = by_sort(distance_M.detach(), hidden, heard.index, sorts=heard_sorts(patch))
+        if overhear and unheard_sorts(patch):
+            with torch.no_grad():
+                others, distance_M = self._distances(student, wanted_ME, unheard_weights(hidden, patch), adapters)
+                sorts |= by_sort(distance_M, hidden, others.index, sorts=unheard_sorts(patch))
+        return self._term("patch", self.settings.features.patch_weight, by_image, sorts)
+
+    def _distances(
         self, student: Tokens, wanted_ME: Tensor, weights_BN: Tensor, adapters: Adapters
-    ) -> tuple[Supervised, TokenLoss]:
-        """The distance of the patches with weight, and which these are."""
+    ) -> tuple[Supervised, Tensor]:
+        """The patches with weight, and how far each is from what it should be."""
         chosen = select(student.patches, weights_BN)
-        layers = [layer_BND.flatten(0, 1).index_select(0, chosen.index) for layer_BND in student.layers]
+        layers = [layer_BND.flatten(0, 1).index_select(0, chosen.index) for layer_BND in adapters.heard(student.layers)]
         prediction_ME = adapters.patches(chosen.tokens, layers)
-        return chosen, feature_distance(
-            prediction_ME, wanted_ME[chosen.index], weights_M=chosen.weights, kind=self.settings.features.loss
-        )
+        return chosen, feature_distance(prediction_ME, wanted_ME[chosen.index], kind=self.settings.features.loss)
 
     def _cls_term(self, student: Tokens, targets: Targets, adapters: Adapters) -> Term:
-        wanted_BE = self._standardised(self.standardise_cls, targets.tokens.cls[:, 0])
-        weights_B = torch.full((len(wanted_BE),), 1 / len(wanted_BE), device=wanted_BE.device)
         settings = self.settings.features
-        distance = feature_distance(adapters.cls(student.cls[:, 0]), wanted_BE, weights_M=weights_B, kind=settings.loss)
-        return Term("patch_cls", self.settings.patch.weight * settings.cls_weight, distance.loss)
+        wanted_BE = self._standardised(self.standardise_cls, targets.tokens.cls[:, 0])
+        distance_B = feature_distance(adapters.cls(student.cls[:, 0]), wanted_BE, kind=settings.loss)
+        return self._term("patch_cls", settings.cls_weight, distance_B / len(distance_B))
 
     def _relations(
         self,
@@ -111,16 +121,20 @@ class FeatureTerms(nn.Module):
         chosen_BN: Bool[Tensor, "B N"],
         progress: float,
     ) -> list[Term]:
-        settings, weight = self.settings.features, self.settings.patch.weight
-        terms = []
+        settings, terms = self.settings.features, []
         if settings.gram_weight > 0:
-            loss = gram_loss(student_BND, wanted_BNE, chosen_BN, max_elements=self.max_elements)
-            terms.append(Term("gram", weight * settings.gram_weight, loss))
+            loss_B = gram_loss(student_BND, wanted_BNE, chosen_BN, max_elements=self.max_elements)
+            terms.append(self._term("gram", settings.gram_weight, loss_B / len(loss_B)))
         if settings.rkd_weight > 0:
             turn = int(progress * TURNS)
-            loss = relational_loss(student_BND, wanted_BNE, chosen_BN, turn=turn, max_elements=self.max_elements)
-            terms.append(Term("rkd", weight * settings.rkd_weight, loss))
+            loss_B = relational_loss(student_BND, wanted_BNE, chosen_BN, turn=turn, max_elements=self.max_elements)
+            terms.append(self._term("rkd", settings.rkd_weight, loss_B / len(loss_B)))
         return terms
+
+    def _term(
+        self, name: str, weight: float, by_image_B: Float[Tensor, " B"], diagnostics: dict[str, Tensor] | None = None
+    ) -> Term:
+        return Term(name, self.settings.patch.weight * weight, by_image_B.sum(), diagnostics or {}, by_image_B)
 
     def _standardised(self, standardiser: Standardiser | None, features_ME: Tensor) -> Tensor:
         if standardiser is None:

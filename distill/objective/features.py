@@ -10,19 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from distill.objective.prototypes import TokenLoss
-
 Distance = Literal["cosine", "smooth_l1", "cosine_smooth_l1"]
 
 
 def feature_distance(
-    prediction_MD: Float[Tensor, "M D"],
-    target_MD: Float[Tensor, "M D"],
-    *,
-    weights_M: Float[Tensor, " M"],
-    kind: Distance = "cosine",
-) -> TokenLoss:
-    """sum_m weights_m distance(prediction_m, target_m), in float32. No gradient reaches the target.
+    prediction_MD: Float[Tensor, "M D"], target_MD: Float[Tensor, "M D"], *, kind: Distance = "cosine"
+) -> Float[Tensor, " M"]:
+    """Distance of every token to its target, in float32. No gradient reaches the target.
 
     `cosine`            1 - cos(prediction, target)
     `smooth_l1`         mean over the D dimensions of d^2 / 2 where |d| < 1, else |d| - 1/2; d their difference
@@ -32,12 +26,10 @@ def feature_distance(
         dtype = torch.promote_types(prediction_MD.dtype, torch.float32)
         prediction_MD, target_MD = prediction_MD.to(dtype), target_MD.detach().to(dtype)
         if kind == "cosine":
-            distance_M = _cosine(prediction_MD, target_MD)
-        elif kind == "smooth_l1":
-            distance_M = _smooth_l1(prediction_MD, target_MD)
-        else:
-            distance_M = (_cosine(prediction_MD, target_MD) + _smooth_l1(prediction_MD, target_MD)) / 2
-        return TokenLoss(loss=(weights_M * distance_M).sum(), per_token=distance_M.detach())
+            return _cosine(prediction_MD, target_MD)
+        if kind == "smooth_l1":
+            return _smooth_l1(prediction_MD, target_MD)
+        return (_cosine(prediction_MD, target_MD) + _smooth_l1(prediction_MD, target_MD)) / 2
 
 
 def _cosine(prediction_MD: Tensor, target_MD: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The whole loss of one batch: contrast of pictures and captions, plus what the teacher teaches.
+"""The whole loss of one batch: contrast of pictures and captions, plus what the teacher, or several, teach.
 
 Legend: B images of this rank, N patches.
 """
@@ -7,9 +7,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from distill import config
-from distill.contracts import Losses, Predictions, Targets
+from distill.contracts import Losses, ManyTargets, Predictions, Targets
 from distill.objective.adapters import Adapters
 from distill.objective.contrastive import Temperatures, contrastive_loss
+from distill.objective.ensemble import EnsembleTransfer
 from distill.objective.prototype_terms import Heads, Offsets
 from distill.objective.terms import Term, add_up
 from distill.objective.transfer import Transfer
@@ -18,12 +19,12 @@ CONTRAST_NAMES = ("contrastive/first", "contrastive/second")
 
 
 class Objective(nn.Module):
-    """Losses of a recipe: `contrast`, and the `transfer` of its teacher with the running state of the targets.
+    """Losses of a recipe: `contrast`, and the `transfer` of its teachers with the running state of the targets.
 
     It holds no parameters: heads, temperatures and adapters are given. Its buffers belong into checkpoints.
     """
 
-    def __init__(self, settings: config.Objective, transfer: Transfer) -> None:
+    def __init__(self, settings: config.Objective, transfer: Transfer | EnsembleTransfer) -> None:
         super().__init__()
         self.settings = settings
         self.transfer = transfer
@@ -31,12 +32,12 @@ class Objective(nn.Module):
     def forward(
         self,
         predictions: Predictions,
-        targets: Targets | None,
+        targets: Targets | ManyTargets | None,
         *,
         hidden: Bool[Tensor, "B N"],
         heads: Heads | None = None,
         temperatures: Temperatures | None = None,
-        adapters: Adapters | None = None,
+        adapters: Adapters | nn.ModuleDict | None = None,
         progress: float,
         offsets: Offsets | None = None,
         overhear: bool = False,

@@ -90,6 +90,14 @@ def select(tokens_BND: Float[Tensor, "B N D"], weights_BN: Float[Tensor, "B N"])
     )
 
 
+def sum_by_image(
+    values_M: Float[Tensor, " M"], index_M: Int[Tensor, " M"], *, shape: tuple[int, int]
+) -> Float[Tensor, " B"]:
+    """The sum over each image of values of `select`ed tokens; `shape` is (B, N). In the same order every time."""
+    flat_BN = values_M.new_zeros(shape[0] * shape[1]).index_copy(0, index_M, values_M)
+    return flat_BN.view(shape).sum(1)
+
+
 def mean_where(values_M: Float[Tensor, " M"], chosen_M: Bool[Tensor, " M"]) -> Float[Tensor, ""]:
     """The mean over the chosen values, for the log; nan when none is chosen. Does not wait for the device."""
     return torch.where(chosen_M, values_M, 0.0).sum() / chosen_M.sum()

@@ -26,11 +26,11 @@ def gram_loss(
     chosen_BN: Bool[Tensor, "B N"],
     *,
     max_elements: int | None = None,
-) -> Float[Tensor, ""]:
-    """Mean over images of the mean over pairs i, j of chosen patches of (cos student_ij - cos teacher_ij)^2.
+) -> Float[Tensor, " B"]:
+    """For every image the mean over pairs i, j of chosen patches of (cos student_ij - cos teacher_ij)^2.
 
     DINOv3 (arXiv 2508.10104, section 4.2) writes the sum over pairs, its code takes the mean, as here. A patch is
-    also a pair with itself, which is always right. An image without chosen patches contributes 0 and counts in B.
+    also a pair with itself, which is always right. 0 for an image without chosen patches.
     In float32; no gradient reaches the teacher. Images are worked on in chunks whose matrices have at most
     `max_elements` entries, and again in the backward pass.
     """
@@ -41,7 +41,7 @@ def gram_loss(
 def _gram(student_bND: Tensor, teacher_bNE: Tensor, chosen_bN: Tensor) -> Tensor:
     difference_bNN = _cosines(student_bND, chosen_bN) - _cosines(teacher_bNE, chosen_bN)
     num_pairs_b = chosen_bN.sum(1).clamp(min=1).square()
-    return (difference_bNN.square().sum((1, 2)) / num_pairs_b).sum()
+    return difference_bNN.square().sum((1, 2)) / num_pairs_b
 
 
 def _cosines(tokens_bND: Tensor, chosen_bN: Tensor) -> Tensor:
@@ -57,16 +57,16 @@ def relational_loss(
     *,
     turn: int,
     max_elements: int | None = None,
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, " B"]:
     """Relational knowledge distillation (Park et al. 2019, arXiv 1904.05068) among the chosen patches of an image.
 
         distances   |x_i - x_j| divided by their mean over the image's pairs i != j (eqs. 4 to 6)
         angles      cosine of the angle at x_j between x_i and x_k, i, j, k distinct (eqs. 7 and 8)
 
-    each compared by smooth L1 with the teacher's; the mean over pairs + `ANGLE` * the mean over triplets, then the
-    mean over images (the paper relates the pictures of a batch, and sums). Of more than `MAX_TOKENS` chosen patches
-    evenly spaced ones are taken, starting at `turn`: let it change with the step, so that all are heard in time. An
-    image with fewer than three contributes 0 and counts in B. In float32; no gradient reaches the teacher. Chunks as
+    each compared by smooth L1 with the teacher's; for every image the mean over pairs + `ANGLE` * the mean over
+    triplets (the paper relates the pictures of a batch, and sums). Of more than `MAX_TOKENS` chosen patches
+    evenly spaced ones are taken, starting at `turn`: let it change with the step, so that all are heard in time. 0
+    for an image with fewer than three. In float32; no gradient reaches the teacher. Chunks as
     above.
     """
     student_BTD, taken_BT = _take(student_BND, chosen_BN, turn)
@@ -94,7 +94,7 @@ def _relations(student_bTD: Tensor, teacher_bTE: Tensor, taken_bT: Tensor) -> Te
     triplets_bTTT = pairs_bTT[:, :, :, None] * pairs_bTT[:, :, None, :] * distinct_TT
     distance_b = _masked_mean(functional.smooth_l1_loss(student[0], teacher[0], reduction="none"), pairs_bTT)
     angle_b = _masked_mean(functional.smooth_l1_loss(student[1], teacher[1], reduction="none"), triplets_bTTT)
-    return (distance_b + ANGLE * angle_b).sum()
+    return distance_b + ANGLE * angle_b
 
 
 def _distances_and_angles(tokens_bTD: Tensor, pairs_bTT: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +113,7 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _over_chunks(
-    sum_over_images: Callable[[Tensor, Tensor, Tensor], Tensor],
+    of_images: Callable[[Tensor, Tensor, Tensor], Tensor],
     student: Tensor,
     teacher: Tensor,
     chosen: Tensor,
@@ -121,14 +121,14 @@ def _over_chunks(
     size: int,
     max_elements: int | None,
 ) -> Tensor:
-    """The mean over images of a loss that is given as a sum over some; `size` entries are alive per image."""
+    """The loss of every image, [B], of a function that takes some of them; `size` entries are alive per image."""
     images = chunk_rows(size, device=student.device, max_elements=max_elements)
     dtype = torch.promote_types(student.dtype, torch.float32)
     with torch.autocast(student.device.type, enabled=False):
         student, teacher = student.to(dtype), teacher.detach().to(dtype)
         parts = zip(student.split(images), teacher.split(images), chosen.split(images), strict=True)
-        return sum(_again_in_backward(sum_over_images, *part) for part in parts) / len(student)
+        return torch.cat([_again_in_backward(of_images, *part) for part in parts])
 
 
-def _again_in_backward(sum_over_images: Callable[[Tensor, Tensor, Tensor], Tensor], *part: Tensor) -> Tensor:
-    return checkpoint(sum_over_images, *part, use_reentrant=False, preserve_rng_state=False)
+def _again_in_backward(of_images: Callable[[Tensor, Tensor, Tensor], Tensor], *part: Tensor) -> Tensor:
+    return checkpoint(of_images, *part, use_reentrant=False, preserve_rng_state=False)

@@ -1,8 +1,9 @@
-"""Named terms of a loss, and how they become one number."""
+"""Named terms of a loss, and how they become one number. Legend: B images of this rank."""
 
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from distill.contracts import Losses
@@ -10,12 +11,16 @@ from distill.contracts import Losses
 
 @dataclass(frozen=True)
 class Term:
-    """`weight` times `value` is added to the loss; `value` itself and the diagnostics are logged."""
+    """`weight` times `value` is added to the loss; `value` itself and the diagnostics are logged.
+
+    `by_image` is what each image adds to `value`, for terms that several teachers have.
+    """
 
     name: str
     weight: float
     value: Tensor
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    by_image: Float[Tensor, " B"] | None = None
 
 
 def add_up(terms: list[Term]) -> Losses:

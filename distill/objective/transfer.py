@@ -13,7 +13,7 @@ from distill.objective.clusters import Clusters
 from distill.objective.feature_terms import FeatureTerms
 from distill.objective.prototype_terms import Heads, Offsets, PrototypeTerms
 from distill.objective.standardise import Standardiser
-from distill.objective.terms import add_up
+from distill.objective.terms import Term, add_up
 
 
 class Transfer(nn.Module):
@@ -96,7 +96,7 @@ class Transfer(nn.Module):
         offsets: Offsets | None = None,
         overhear: bool = False,
     ) -> Losses:
-        """Terms patch, cls and, with feature targets, patch_cls, gram and rkd, all unweighted.
+        """The sum of `terms`: patch, cls and, with feature targets, patch_cls, gram and rkd, all unweighted.
 
         `progress` in [0, 1] is the share of the training that is done. `targets` may be None when nothing here is
         heard. `offsets` defaults to this batch's own; with Sinkhorn and several micro-batches, compute them once
@@ -105,7 +105,32 @@ class Transfer(nn.Module):
         and with `overhear` also of those that nobody learns from (the paper's Figure 2 shows both), for one more pass
         of them through the heads.
         """
-        terms = []
+        return add_up(
+            self.terms(
+                predictions,
+                targets,
+                hidden=hidden,
+                heads=heads,
+                adapters=adapters,
+                progress=progress,
+                offsets=offsets,
+                overhear=overhear,
+            )
+        )
+
+    def terms(
+        self,
+        predictions: Predictions,
+        targets: Targets | None,
+        *,
+        hidden: Bool[Tensor, "B N"],
+        heads: Heads | None,
+        adapters: Adapters | None,
+        progress: float,
+        offsets: Offsets | None = None,
+        overhear: bool = False,
+    ) -> list[Term]:
+        terms: list[Term] = []
         if self.features is not None:
             student = predictions.unmasked if predictions.masked is None else predictions.masked
             terms += self.features(
@@ -121,7 +146,7 @@ class Transfer(nn.Module):
                 offsets=offsets,
                 overhear=overhear,
             )
-        return add_up(terms)
+        return terms
 
     def step(self) -> None:
         """Once per optimiser step, on every rank: centres, clusters and statistics take in what was observed."""

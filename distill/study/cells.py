@@ -140,16 +140,23 @@ def _differ_in(claim: Claim, one: Levels, other: Levels) -> bool:
     )
 
 
-def substituted(recipe: Section, places: Mapping[str, str]) -> Section:
+def substituted(recipe: Recipe, places: Mapping[str, str]) -> Recipe:
     """The same settings with `places[NAME]` for every `cell:NAME`."""
+    return exchanged(recipe, {f"{REFERENCE}{name}": place for name, place in places.items()})
+
+
+def exchanged(section: Section, words: Mapping[str, str]) -> Section:
+    """The same settings, where a text that is one of `words` is what that word stands for."""
     changes: dict[str, Any] = {}
-    for each in fields(recipe):  # type: ignore[arg-type]
-        value = getattr(recipe, each.name)
+    for each in fields(section):  # type: ignore[arg-type]
+        value = getattr(section, each.name)
         if is_dataclass(value):
-            changes[each.name] = substituted(value, places)
-        elif isinstance(value, str) and value.startswith(REFERENCE):
-            changes[each.name] = places[value.removeprefix(REFERENCE)]
-    return replace(recipe, **changes) if changes else recipe  # type: ignore[type-var]
+            changes[each.name] = exchanged(value, words)
+        elif isinstance(value, dict) and any(map(is_dataclass, value.values())):
+            changes[each.name] = {name: exchanged(inner, words) for name, inner in value.items()}
+        elif isinstance(value, str) and value in words:
+            changes[each.name] = words[value]
+    return replace(section, **changes) if changes else section  # type: ignore[type-var]
 
 
 def _expand(page: Page, size: Scale, *, quick: bool, overrides: Sequence[str]) -> tuple[list[Cell], list[Refused]]:
@@ -288,10 +295,11 @@ def _references(section: Any) -> Iterator[str]:
     """Names of cells that some setting refers to."""
     for each in fields(section):
         value = getattr(section, each.name)
-        if is_dataclass(value):
-            yield from _references(value)
-        elif isinstance(value, str) and value.startswith(REFERENCE):
-            yield value.removeprefix(REFERENCE)
+        for inner in value.values() if isinstance(value, dict) else (value,):
+            if is_dataclass(inner):
+                yield from _references(inner)
+            elif isinstance(inner, str) and inner.startswith(REFERENCE):
+                yield inner.removeprefix(REFERENCE)
 
 
 def _content(recipe: Recipe) -> str:

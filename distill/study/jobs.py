@@ -22,7 +22,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 
-from distill.config import Recipe
+from distill.config import Recipe, Teacher, by_teacher
 from distill.study.cells import Cell, Study, substituted
 from distill.study.keys import cache_key_of, key_of
 
@@ -216,10 +216,23 @@ def _job(cell: Cell, seed: int, *, needs: tuple[Job, ...], store: Path) -> Job:
     folder = store / "runs" / f"seed{seed}-{key}"
     run = replace(cell.recipe.run, folder=str(folder.parent), name=folder.name)
     recipe = replace(substituted(cell.recipe, places), seed=seed, run=run)
-    if recipe.teacher.cache is not None:
-        place = Path(recipe.teacher.cache) / cache_key_of(replace(substituted(cell.recipe, keys), seed=seed))
-        recipe = replace(recipe, teacher=replace(recipe.teacher, cache=str(place)))
+    recipe = replace(recipe, teacher=_with_caches(recipe, replace(substituted(cell.recipe, keys), seed=seed)))
     return Job(cell=cell, seed=seed, key=key, folder=folder, recipe=recipe, needs=needs)
+
+
+def _with_caches(recipe: Recipe, content: Recipe) -> Teacher:
+    """The recipe's teacher with a folder of its own below every `cache`; `content` decides which."""
+    caches = {
+        name: str(Path(alone.teacher.cache) / cache_key_of(by_teacher(content)[name]))
+        for name, alone in by_teacher(recipe).items()
+        if alone.teacher.cache is not None
+    }
+    if "" in caches:
+        return replace(recipe.teacher, cache=caches[""])
+    members = {
+        name: replace(member, cache=caches.get(name, member.cache)) for name, member in recipe.teacher.members.items()
+    }
+    return replace(recipe.teacher, members=members)
 
 
 def _measured_pictures(path: Path) -> str | None:

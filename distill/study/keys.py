@@ -7,7 +7,7 @@ counts as it was spelt (`FORMER`). Keys that were written down are a test's.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,7 +23,11 @@ SINCE: dict[str, Any] = {
     "teacher.cache_components": 0,
     "teacher.rank": 0,
     "teacher.alpha": 8.0,
+    "teacher.members": {},
+    "teacher.balance": "none",
+    "teacher.drop": 0.0,
     "objective.features.loss": "cosine",
+    "objective.features.patch_weight": 1.0,
     "objective.features.gram_weight": 0.0,
     "objective.features.rkd_weight": 0.0,
     "objective.features.adapter": "linear",
@@ -68,15 +72,26 @@ def cache_key_of(recipe: Recipe) -> str:
 
 def digits_of(values: dict[str, Any]) -> str:
     """Of settings by section, which are changed in place."""
+    members = values.get("teacher", {}).get("members", {})
     for place in PLACES:
-        _taken_out(values, place, lambda found: True)
+        for own in _places(place, members):
+            _taken_out(values, own, lambda found: True)
     for place, before in SINCE.items():
-        _taken_out(values, place, lambda found, before=before: found == before)
+        for own in _places(place, members):
+            _taken_out(values, own, lambda found, before=before: found == before)
     for place, spelt in FORMER.items():
-        section, name = _section(values, place)
-        if section is not None and name in section:
-            section[name] = spelt.get(section[name], section[name])
+        for own in _places(place, members):
+            section, name = _section(values, own)
+            if section is not None and name in section:
+                section[name] = spelt.get(section[name], section[name])
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
+
+
+def _places(place: str, members: Iterable[str]) -> list[str]:
+    """Where a setting stands: with the one teacher, and with every member of an ensemble that has it too."""
+    section, _, name = place.rpartition(".")
+    inside = {"teacher": "", "objective.features": "features."}.get(section)
+    return [place] + ([] if inside is None else [f"teacher.members.{member}.{inside}{name}" for member in members])
 
 
 def _taken_out(values: dict[str, Any], place: str, condition: Callable[[Any], bool]) -> None:

@@ -85,8 +85,9 @@ def _part(batch: Batch, rows: slice) -> Batch:
         hidden=batch.hidden[rows],
         captions=None if batch.captions is None else batch.captions[:, rows],
         local_crops=None if batch.local_crops is None else batch.local_crops[:, rows],
-        teacher_pixels=None if batch.teacher_pixels is None else batch.teacher_pixels[rows],
+        teacher_pixels={side: pixels[rows] for side, pixels in batch.teacher_pixels.items()},
         stored=None if batch.stored is None else {name: value[rows] for name, value in batch.stored.items()},
+        teacher_draws=None if batch.teacher_draws is None else batch.teacher_draws[rows],
     )
 
 

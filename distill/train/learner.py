@@ -25,13 +25,14 @@ class Learner(nn.Module):
         *,
         heads: Heads | None,
         temperatures: Temperatures | None,
-        adapters: Adapters | None,
+        adapters: Adapters | nn.ModuleDict | None,
         sees_unmasked: bool,
         sees_masked: bool,
         drops_hidden: bool,
         layers: tuple[int, ...] = (),
     ):
-        """`sees_unmasked`, `sees_masked`: which passes some loss listens to. A pass nobody hears is not made.
+        """`adapters`: with several teachers, those to each under its name.
+        `sees_unmasked`, `sees_masked`: which passes some loss listens to. A pass nobody hears is not made.
         `drops_hidden`: the masked pass leaves hidden patches out instead of replacing them.
         `layers`: earlier blocks whose patches come along."""
         super().__init__()

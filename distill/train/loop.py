@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from distill.cache.write import ensure_cache
-from distill.compose import Parts, compose, load_teacher
-from distill.config import Recipe, save_recipe
+from distill.compose import Parts, compose, load_teacher, who
+from distill.config import Recipe, by_teacher, save_recipe
 from distill.data.loader import BatchStream
 from distill.data.sources import open_source
 from distill.encoders.attention import prefer_plain_attention
@@ -132,9 +132,10 @@ class Training:
 
     def _compose(self) -> Parts:
         device = self.accelerator.device
-        if self.recipe.teacher.cache is not None:
-            say = print if self.accelerator.is_main_process else lambda message: None
-            ensure_cache(self.recipe, device=device, precision=self.accelerator.mixed_precision, say=say)
+        say = print if self.accelerator.is_main_process else lambda message: None
+        for recipe in by_teacher(self.recipe).values():
+            if recipe.teacher.cache is not None:
+                ensure_cache(recipe, device=device, precision=self.accelerator.mixed_precision, say=say)
         parts = compose(self.recipe)
         for part in (parts.learner, parts.teacher, parts.objective):
             if part is not None:
@@ -146,8 +147,8 @@ class Training:
         parts.learner.train()
         if self.recipe.compile:
             parts.learner.encoder.image.compile()
-            if parts.teacher is not None and parts.teacher.image is not None:
-                parts.teacher.image.compile()
+            for tower in parts.teacher.towers() if parts.teacher is not None else ():
+                tower.compile()
         return parts
 
     def _stream(self, position: dict | None) -> BatchStream:
@@ -157,7 +158,7 @@ class Training:
             self.recipe,
             source=open_source(self.recipe.data),
             grid=image.grid(size, size),
-            teacher_view=self.parts.teacher_view,
+            teacher_views=self.parts.teacher_views,
             tokenize=text.tokenize if text is not None else None,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
@@ -255,15 +256,15 @@ class Training:
         """What the numbers at the end are to be compared with: the student before, and the teacher it learns from."""
         if self.accelerator.is_main_process:
             found = {"untrained": evaluate_in_training(self.parts.learner.encoder, self.recipe)}
-            if self.recipe.teacher.kind in ("frozen", "partial"):
-                teacher = self.parts.teacher
-                if self.recipe.teacher.cache is not None:
-                    teacher = load_teacher(self.recipe).to(self.accelerator.device)
-                data = replace(self.recipe.data, image_size=teacher.image_size)
-                found["teacher"] = evaluate_in_training(teacher.encoder, replace(self.recipe, data=data))
-            for who, scores in found.items():
+            for name, recipe in by_teacher(self.recipe).items() if self.recipe.teacher.kind != "momentum" else ():
+                teacher = self.parts.teacher.members[name] if name else self.parts.teacher
+                if recipe.teacher.cache is not None:
+                    teacher = load_teacher(recipe).to(self.accelerator.device)
+                data = replace(recipe.data, image_size=teacher.image_size)
+                found[who(name)] = evaluate_in_training(teacher.encoder, replace(recipe, data=data))
+            for each, scores in found.items():
                 shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-                self.journal.say(f"{who}: {shown}")
+                self.journal.say(f"{each}: {shown}")
             write_atomically(self.run / "baselines.json", json.dumps(found, indent=1))
         self.accelerator.wait_for_everyone()
 
@@ -287,12 +288,11 @@ class Training:
         self.journal.say(f"{self.recipe.name}: {self.recipe.optim.steps} steps in {self.run}")
         if self.step:
             self.journal.say(f"going on after step {self.step}")
-        matched = None if self.parts.match is None else self.parts.match.said
-        for row in (self.parts.taught_by, matched, *self.parts.report):
-            if row is not None:
-                self.journal.say(f"  {row}")
-        if self.recipe.teacher.cache is not None:
-            self.journal.say(f"  teacher: read from {self.recipe.teacher.cache}, not run")
+        for row in (*self.parts.taught_by, *self.parts.matches, *self.parts.report):
+            self.journal.say(f"  {row}")
+        for name, recipe in by_teacher(self.recipe).items():
+            if recipe.teacher.cache is not None:
+                self.journal.say(f"  {who(name)}: read from {recipe.teacher.cache}, not run")
         if self.recipe.teacher.kind == "partial":
             learning = sum(parameter.numel() for _, parameter in trained_parameters(self.parts.teacher))
             total = sum(parameter.numel() for parameter in self.parts.teacher.parameters())
@@ -313,7 +313,7 @@ class Training:
             "baselines": json.loads(baselines.read_text()) if baselines.exists() else {},
             "best": self.best,
             "parts": [row.as_dict() for row in self.parts.report],
-            "teacher": self.parts.taught_by.as_dict() if self.parts.taught_by else None,
+            "teachers": [each.as_dict() for each in self.parts.taught_by],
             "data": self.stream.broken.summary(),
             "environment": environment() | {"precision": self.accelerator.mixed_precision},
         }

@@ -18,6 +18,7 @@ Teacher = Literal["frozen", "partial", "a model from outside", "own average", "n
 TEACHERS: dict[Teacher, str] = {
     "frozen": "the frozen student of another cell of the same seed",
     "partial": "the student of another cell of the same seed, which goes on learning in part",
+    "ensemble": "several frozen models at once",
     "a model from outside": "a model that is no cell of the study",
     "own average": "a moving average of the student itself",
     "nobody": "none",
@@ -197,7 +198,7 @@ def _teacher(cell: Cell) -> Teacher:
         return "nobody"
     if teacher.kind == "momentum":
         return "own average"
-    return teacher.kind if cell.teacher else "a model from outside"
+    return teacher.kind if cell.teacher or teacher.kind == "ensemble" else "a model from outside"
 
 
 def _taught(cells: Sequence[Cell]) -> str:

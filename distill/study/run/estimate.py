@@ -12,6 +12,7 @@ from statistics import median
 
 from distill.compose import live
 from distill.config import Recipe, recipe_dict
+from distill.study.cells import exchanged
 from distill.study.jobs import SUMMARY, Job, is_trained
 from distill.train.loop import train
 
@@ -65,8 +66,9 @@ def _kind(job: Job) -> str:
     recipe = job.recipe
     values = recipe_dict(replace(recipe, name="", seed=0))
     values["masking"] = recipe.masking.ratio * recipe.masking.image_share > 0
-    values["teacher"].pop("cache")
-    values["teacher"]["checkpoint"] = [_kind(each) for each in job.needs]
+    for teacher in (values["teacher"], *values["teacher"]["members"].values()):
+        teacher.pop("cache")
+        teacher["checkpoint"] = [_kind(each) for each in job.needs]
     for tower in ("image", "text"):
         values["student"][tower].pop("init")
     values["student"]["head"].pop("init")
@@ -91,20 +93,8 @@ def _stand_in(job: Job, folder: Path) -> Recipe:
         name = f"teacher-{need.key}"
         if not (folder / name).exists():
             _rehearse(_stand_in(need, folder), folder, name=name, steps=1)
-        recipe = _moved(recipe, str(need.folder), str(folder / name))
+        recipe = exchanged(recipe, {str(need.folder): str(folder / name)})
     return recipe
-
-
-def _moved(recipe: Recipe, old: str, new: str) -> Recipe:
-    student, teacher = recipe.student, recipe.teacher
-    image = replace(student.image, init=new if student.image.init == old else student.image.init)
-    text = replace(student.text, init=new if student.text.init == old else student.text.init)
-    checkpoint = new if teacher.checkpoint == old else teacher.checkpoint
-    return replace(
-        recipe,
-        teacher=replace(teacher, checkpoint=checkpoint),
-        student=replace(student, image=image, text=text),
-    )
 
 
 def _measure(recipe: Recipe, folder: Path) -> Cost:
