@@ -60,12 +60,15 @@ examples:
   distill teachers inspect timm:deit_tiny_patch16_224 --weights model.safetensors
   distill teachers inspect timm:convnext_tiny --weights random"""
 
+AGREEMENT = "agreement"
 EVAL = f"""\
-tasks: {", ".join(TASKS)}
+tasks: {", ".join(TASKS)}; {AGREEMENT}: how far the student sees what its teacher sees
 
 examples:
   distill eval runs/ibotpp-seed0 zero_shot_segmentation
-  distill eval runs/ibotpp-seed0 knn evaluate.classes=flowers"""
+  distill eval runs/ibotpp-seed0 knn evaluate.classes=flowers
+  distill eval runs/vanilla-seed0 agreement
+  distill eval runs/vanilla-seed0 agreement side=untrained"""
 
 CACHE = """\
 examples:
@@ -135,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "eval", "measure a trained encoder", EVAL, run=evaluate)
     command.add_argument("path", metavar="RUN|CHECKPOINT", type=Path, help="run folder, or checkpoint folder")
-    command.add_argument("task", metavar="TASK", choices=TASKS, help="what to measure, see below")
+    command.add_argument("task", metavar="TASK", choices=(*TASKS, AGREEMENT), help="what to measure, see below")
     command.add_argument("words", metavar="key=value", nargs="*", help="settings of the evaluation")
 
     command = _command(commands, "recipes", "list the recipes, or show one with every setting", RECIPES)

@@ -301,7 +301,7 @@ MEANINGLESS = [
     (ENSEMBLE + "teacher.trainable=[head]", "teacher.trainable"),
     (ENSEMBLE + "teacher.scope=head", "teacher.scope"),
     (ENSEMBLE + "teacher.members.one.model=timm:x", "teacher.members.one.model"),
-    (ENSEMBLE + "teacher.members.two.weights=x", "teacher.members.two.weights"),
+    (ENSEMBLE + "teacher.members.two.weights=x", "teacher.members.two.model"),
     (ENSEMBLE + "teacher.members.one.cache=here data.views.flip=0.5", "teacher.members.one.cache"),
     (ENSEMBLE + "teacher.members.one.features.adapter_hidden=8", "teacher.members.one.features.adapter"),
     (ENSEMBLE + "teacher.members.one.match=pixels teacher.members.one.image_size=48", "teacher.members.one.match"),

@@ -7,7 +7,7 @@ from tiny_data import rows, write_folder, write_tars
 from tiny_released import RELEASED
 from tiny_runs import losses, train_alone
 
-from distill.config import list_recipes, load_recipe
+from distill.config import by_teacher, list_recipes, load_recipe
 
 SMALL = [
     *("precision=fp32", "compile=false", "data.batch_size=4", "optim.steps=2", "run.workers=1", "run.device=cpu"),
@@ -21,8 +21,20 @@ TOWERS = {
         *("student.head.hidden=32", "student.head.bottleneck=16"),
     ],
     "distill/clip_mobilenet": ["data.image_size=64", "student.image.model=timm:mobilenetv3_small_050"],
+    "distill/siglip2_dinov3_vits": [
+        *("data.image_size=48", "student.image.width=48", "student.image.depth=10", "student.image.num_heads=3"),
+        *("student.text.width=32", "student.text.depth=1", "student.text.num_heads=2"),
+    ],
 }
-FAMILIES = {"distill/tipsv2_vitb": ("tips", "pair"), "distill/clip_mobilenet": ("open_clip", "folder")}
+TEACHERS = {
+    "distill/tipsv2_vitb": {"teacher": ("tips", "pair")},
+    "distill/clip_mobilenet": {"teacher": ("open_clip", "folder")},
+    "distill/siglip2_dinov3_vits": {
+        "teacher.members.siglip2": ("open_clip", "folder"),
+        "teacher.members.dinov3": ("timm", "class token"),
+    },
+}
+"""For every page the teachers' sections, and what is written for each."""
 
 
 def pictures(name: str, folder: Path) -> list[str]:
@@ -32,7 +44,8 @@ def pictures(name: str, folder: Path) -> list[str]:
         write_folder(folder, rows(8))
         return [f"data.dataset.path={folder}"]
     write_tars(folder, rows(16), num_shards=2)
-    columns = "{image: png, alt: txt, short: json.captions, detailed: json.long}"
+    captions = ", short: json.captions, detailed: json.long" if load_recipe(name).data.dataset.columns.short else ""
+    columns = f"{{image: png, alt: txt{captions}}}"
     return [f"data.dataset.path={folder}/*.tar", f"data.dataset.columns={columns}"]
 
 
@@ -40,9 +53,13 @@ def test_every_page_that_expects_released_files_is_tried():
     expecting = {
         name
         for name, _ in list_recipes()
-        if name.startswith("distill/") and "weights/" in (load_recipe(name, NEEDED.get(name, [])).teacher.model or "")
+        if name.startswith("distill/") and any("weights/" in f"{model}" for model in models_of(name))
     }
-    assert expecting == set(TOWERS) == set(FAMILIES)
+    assert expecting == set(TOWERS) == set(TEACHERS)
+
+
+def models_of(name: str) -> list[str | None]:
+    return [alone.teacher.model for alone in by_teacher(load_recipe(name, NEEDED.get(name, []))).values()]
 
 
 NEEDED = {"distill/vanilla": ["teacher.checkpoint=run"]}
@@ -50,11 +67,13 @@ NEEDED = {"distill/vanilla": ["teacher.checkpoint=run"]}
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_two_steps_with_everything_shrunk(name: str, tmp_path: Path):
-    family, kind = FAMILIES[name]
-    given = RELEASED[family][kind](tmp_path / "released")
-    words = [*SMALL, *TOWERS[name], *pictures(name, tmp_path / "data"), f"teacher.model={given.model}"]
-    if family == "tips":
-        words.append(f"student.text.tokenizer={tmp_path}/released/tokenizer.model")
+    words = [*SMALL, *TOWERS[name], *pictures(name, tmp_path / "data")]
+    for section, (family, kind) in TEACHERS[name].items():
+        given = RELEASED[family][kind](tmp_path / family)
+        words += [f"{section}.model={given.model}"]
+        words += [f"{section}.weights={given.weights}"] if given.weights else []
+        if family == "tips":
+            words.append(f"student.text.tokenizer={tmp_path}/tips/tokenizer.model")
     recipe = load_recipe(name, [*words, f"run.folder={tmp_path}", "run.name=run"])
     assert train_alone(recipe) == 0
     assert len(losses(tmp_path / "run")) == 2

@@ -348,7 +348,7 @@ def test_the_command_measures_folders_whole_unless_told_otherwise(run, masks_fol
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["side=both"], "expected student or teacher"),
+        (["side=both"], "expected one of student, teacher, untrained"),
         (["optim.lr=1"], "no setting of an evaluation"),
         (["every=3"], "setting of training"),
         (["baselines=true"], "setting of training"),

@@ -24,7 +24,9 @@ from distill.study.measure import measure
 
 STUDIES = ("bridge", "cumulative", "ingredients", "masking", "captions", "normalisation", "size")
 SCALES = ("mini", "gpu", "paper")
-EVERY = [*((name, scale) for name in STUDIES for scale in SCALES), ("first", "mini")]
+SMALL = ("first", "transfer")
+"""Studies of the small world only."""
+EVERY = [*((name, scale) for name in STUDIES for scale in SCALES), *((name, "mini") for name in SMALL)]
 
 REFUSED = {
     "bridge": {
@@ -60,7 +62,7 @@ SAME = (
 
 SAME_AT_MINI = (
     (("bridge", "ibot"), ("first", "ibot"), ("ingredients", "ibot-2")),
-    (("bridge", "ibotpp"), ("first", "ibotpp"), ("ingredients", "ibotpp-2")),
+    (("bridge", "ibotpp"), ("first", "ibotpp"), ("ingredients", "ibotpp-2"), ("transfer", "teacher")),
     (("bridge", "vanilla"), ("first", "vanilla")),
     (("bridge", "hidden75"), ("first", "hidden75-all")),
     (("bridge", "frozen-75-masked"), ("first", "hidden75-masked")),
@@ -86,12 +88,12 @@ def keys(name: str, scale: str, quick: bool = False) -> dict[str, str]:
 
 
 def test_the_seven_studies_come_at_three_scales_and_three_seeds() -> None:
-    assert set(catalogue("study")) == {*STUDIES, "first"}
+    assert set(catalogue("study")) == {*STUDIES, *SMALL}
     for name in STUDIES:
         page = read_page(name)
         assert page.name == name and tuple(page.scales) == SCALES
         assert all(size.seeds == (0, 1, 2) for size in page.scales.values())
-    assert tuple(read_page("first").scales) == ("mini",)
+    assert all(tuple(read_page(name).scales) == ("mini",) for name in SMALL)
 
 
 @pytest.mark.parametrize(("name", "scale"), EVERY)
@@ -190,10 +192,10 @@ def test_the_quick_versions_of_all_pages_shrink_alike() -> None:
     for scale in SCALES:
         quick = [read_page(name).scales[scale].quick for name in STUDIES]
         assert quick[0] and all(each == quick[0] for each in quick), scale
-    assert read_page("first").scales["mini"].quick == read_page("bridge").scales["mini"].quick
+    assert all(read_page(name).scales["mini"].quick == read_page("bridge").scales["mini"].quick for name in SMALL)
 
 
-@pytest.mark.parametrize("name", [*STUDIES, "first"])
+@pytest.mark.parametrize("name", [*STUDIES, *SMALL])
 def test_a_page_says_where_it_is_from_what_to_type_how_long_it_takes_and_what_to_expect(name: str) -> None:
     header = page_path(name, kind="study").read_text().split("\n\n")[0]
     assert all(f"# {heading}" in header for heading in ("Source:", "Command:", "Time:", "Expected:"))
@@ -227,7 +229,7 @@ def test_every_cell_of_a_paper_page_takes_two_steps_and_has_what_the_pages_repor
     jobs = two_steps(shipped("size", "paper", quick=True), tmp_path)
     with own_accelerator():
         scores = measure(jobs[-1].folder, num_images=4)["scores"]
-    for name in (*STUDIES, "first"):
+    for name in (*STUDIES, *SMALL):
         assert set(read_page(name).metrics) <= set(scores), name
 
 
@@ -242,6 +244,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_cell_of_every_paper_page_takes_two_steps(name: str, store: Path) -> None:
     study = shipped(name, "paper", quick=True)
     assert [job.cell.name for job in two_steps(study, store)] == [cell.name for cell in study.cells]
+
+
+@pytest.mark.slow
+def test_every_cell_of_the_transfer_takes_two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # one cell writes a cache beside the runs
+    study = load_study("transfer", overrides=["optim.steps=2", "evaluate.tasks=[]", "data.batch_size=16"])
+    assert len(two_steps(study, tmp_path)) == 3 * len(study.cells)
+    assert len(list((tmp_path / "runs/caches").iterdir())) == 3
 
 
 def two_steps(study: Study, store: Path) -> tuple[Job, ...]:

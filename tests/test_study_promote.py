@@ -122,7 +122,11 @@ def test_an_established_switch_is_carried_back_and_nothing_else(tmp_path):
     assert "Left: hidden: the winner has 50 %; because pretraining differs." in words
     assert "Left: teacher: the winner has frozen; because there is none." in words
     assert "the study tiny at the scale mini, seeds 0, 1." in words
+    assert "Result: not measured: no cell of the study has exactly these settings." in words
     assert all(len(line) <= 120 for line in text.splitlines())
+    scores = {"base": 13.0, "frozen-50-all": 19.0, "momentum-75-all": 17.0}
+    words = words_of(promote(record(tmp_path, scores=scores, effects=[ALL])))
+    assert "Result: as the study's cell momentum-75-all, 17.0 ± 0.7 % zero-shot mIoU (mean ±" in words
 
 
 def test_a_switch_that_is_not_established_stays_and_nothing_is_promoted_without_any(tmp_path):

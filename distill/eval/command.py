@@ -5,24 +5,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from distill.compose import load_learnt_teacher
-from distill.config import Evaluate, Recipe, load_recipe
+from distill.compose import compose, live, load_learnt_teacher
+from distill.config import Evaluate, Recipe, load_recipe, recipe_from_file
 from distill.encoders.dual import DualEncoder
 from distill.encoders.weights import load_strictly
 from distill.eval import TASKS, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
+from distill.eval.with_teacher import agreement
 from distill.train.checkpoint import Checkpoint, find
 from distill.train.journal import write_atomically
 from distill.trained import load_trained
 
-Side = Literal["student", "teacher"]
+Side = Literal["student", "teacher", "untrained"]
+AGREEMENT = "agreement"
+"""The one measure that needs a run's teacher beside its student."""
 FORMAT = 1
 OF_TRAINING = ("tasks", "every", "baselines")
 """Settings of a recipe's `evaluate` section that say what a training measures and when."""
@@ -32,20 +35,26 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
     """Measure, print a table and write `eval/TASK.json` in the run folder (`TASK.teacher.json`). Returns 0.
 
     Overrides: settings of the recipe's `evaluate` section, as `templates=tcl` or `evaluate.templates=tcl`;
-    `side=student|teacher`; `run.device=cpu`. Folders are measured whole unless `num_images` is given.
+    `side=student|teacher|untrained`; `run.device=cpu`. Folders are measured whole unless `num_images` is given.
     Raises ValueError for whatever cannot be found, loaded or understood.
     """
-    if task not in TASKS:
-        raise ValueError(f"there is no task {task!r}; the tasks are {', '.join(TASKS)}")
+    if task not in (*TASKS, AGREEMENT):
+        raise ValueError(f"there is no task {task!r}; the tasks are {', '.join((*TASKS, AGREEMENT))}")
     side, settings = split_overrides(overrides)
     found = find(Path(path))
     recipe = load_recipe(str(found.folder / "recipe.yaml"), settings)
-    recipe = replace(recipe, evaluate=replace(recipe.evaluate, tasks=(task,)))
     limited = any(setting.startswith("evaluate.num_images=") for setting in settings)
-    data = evaluation_data(recipe, recipe.evaluate.num_images if limited else None)
-    encoder, _ = load_encoder(found.folder, side)
-    on_gpu = torch.cuda.is_available() and recipe.run.device == "auto"
-    result = run_task(encoder.to("cuda" if on_gpu else "cpu"), task, data=data, recipe=recipe)
+    num_images = recipe.evaluate.num_images if limited else None
+    device = "cuda" if torch.cuda.is_available() and recipe.run.device == "auto" else "cpu"
+    if task == AGREEMENT:
+        if side == "teacher":
+            raise ValueError("agreement is that of the student, or with side=untrained of its start, with the teacher")
+        result = agreement(found, recipe, side=side, num_images=num_images, device=device)
+    else:
+        recipe = replace(recipe, evaluate=replace(recipe.evaluate, tasks=(task,)))
+        data = evaluation_data(recipe, num_images)
+        encoder, _ = load_encoder(found.folder, side)
+        result = run_task(encoder.to(device), task, data=data, recipe=recipe)
     file = save_result(result, found=found, task=task, side=side, asked=recipe.evaluate)
     title = f"{task} of the {side} at step {found.step}, {result.num_images} pictures"
     Console().print(table_of(result, title=title))
@@ -57,10 +66,14 @@ def load_encoder(path: str | Path, side: Side = "student") -> tuple[DualEncoder,
     """The encoder of a run or checkpoint folder, in eval mode on the CPU, and the recipe that trained it.
 
     `teacher` is the moving average of the image tower beside the student's text tower, which has no average; of a
-    partly trained teacher, what it started from with what it learnt since.
+    partly trained teacher, what it started from with what it learnt since. `untrained` is the student before its first
+    step, which the recipe's seed and what it starts from give again.
     Raises ValueError when there is no such checkpoint or side.
     """
     found = find(Path(path))
+    if side == "untrained":
+        recipe = recipe_from_file(found.folder / "recipe.yaml")
+        return compose(replace(recipe, teacher=live(recipe.teacher))).learner.encoder.eval(), recipe
     trained = load_trained(found.folder)
     if side == "teacher" and trained.recipe.teacher.kind == "partial":
         return load_learnt_teacher(trained.recipe, found.tensors("teacher")).eval(), trained.recipe
@@ -76,8 +89,8 @@ def split_overrides(overrides: Sequence[str]) -> tuple[Side, list[str]]:
         key, equals, value = word.partition("=")
         short = key.removeprefix("evaluate.")
         if key == "side":
-            if value not in ("student", "teacher"):
-                raise ValueError(f"side={value}: expected student or teacher")
+            if value not in get_args(Side):
+                raise ValueError(f"side={value}: expected one of {', '.join(get_args(Side))}")
             side = value
         elif short in OF_TRAINING:
             raise ValueError(f"{word}: one task is measured once; {short} is a setting of training")
@@ -112,11 +125,12 @@ def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side,
 
 
 def table_of(result: TaskResult, *, title: str) -> Table:
-    """Values in percent, then the classes from best to worst; classes that never occurred are left out."""
+    """Values in percent, losses as they are, then the classes from best to worst without those that never occurred."""
     table = Table("measure", title=title)
     table.add_column("%", justify="right")
     for name, value in result.values.items():
-        table.add_row(name, "–" if math.isnan(value) else f"{100 * value:.2f}")
+        shown = f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"
+        table.add_row(name, "–" if math.isnan(value) else shown)
     occurred = {name: value for name, value in result.per_class.items() if not math.isnan(value)}
     table.add_section()
     for name, value in sorted(occurred.items(), key=lambda item: -item[1]):

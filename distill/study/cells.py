@@ -169,7 +169,7 @@ def _expand(page: Page, size: Scale, *, quick: bool, overrides: Sequence[str]) -
         settings = {**settings, **size.cells.get(name, {}), "name": f"{page.name}-{name}", "seed": 0}
         if quick:
             settings |= {**size.quick, **size.quick_cells.get(name, {})}
-        return load_recipe(size.recipe, [*(f"{key}={_as_yaml(value)}" for key, value in settings.items()), *overrides])
+        return load_recipe(size.recipe, [*(f"{key}={as_yaml(value)}" for key, value in settings.items()), *overrides])
 
     for named in page.cells:
         recipe = recipe_of(named.name, {**size.set, **_of_levels(page, named.levels), **named.set})
@@ -311,5 +311,6 @@ def _slug(level: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", level.lower()).strip("_")
 
 
-def _as_yaml(value: Any) -> str:
+def as_yaml(value: Any) -> str:
+    """A setting's value as `key=value` words have it."""
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")

@@ -17,12 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from distill.config import RecipeError, load_recipe
+from distill.config import Recipe, RecipeError, load_recipe
 from distill.config.pages import SUFFIXES
 from distill.config.text import dump
-from distill.study.cells import Cell, Study, levels_held, load_study
+from distill.study.cells import Cell, Study, as_yaml, levels_held, load_study
 from distill.study.grid import Levels, Page, Promotion, Settings, read_page
 from distill.study.inference import Cells, Contrast, Estimate, contrast_by_seed, estimate, main_effect
+from distill.study.keys import key_of
 from distill.study.records import MainEffect, Records, counted, read_records, size_in_words
 from distill.train.journal import write_atomically
 
@@ -175,6 +176,7 @@ def _page(promotion: Promotion, study: Study, *, winner: str, choices: Sequence[
     settings = {key: value for choice in choices for key, value in choice.settings.items()}
     runs = "" if records.done == records.asked else f", {records.done} of {records.asked} runs"
     seeds = f"seeds {', '.join(map(str, records.seeds))}"
+    promoted = load_recipe(promotion.base, [f"{key}={as_yaml(value)}" for key, value in settings.items()])
     source = f"{promotion.source}; the study {study.name} at the scale {study.scale}, {seeds}{runs}."
     header = [
         *_wrapped(promotion.title),
@@ -184,6 +186,7 @@ def _page(promotion: Promotion, study: Study, *, winner: str, choices: Sequence[
         *_entry("Source", source),
         *_entry("Command", promotion.command),
         *_entry("Time", promotion.time),
+        *_entry("Result", f"{_result_in_words(promoted, study, records)}."),
         *_entry("Winner", f"{winner}."),
         *(line for choice in choices if choice.settings for line in _entry("Carried", f"{choice.words}.")),
         *(line for choice in choices if not choice.settings for line in _entry("Left", f"{choice.words}.")),
@@ -210,13 +213,26 @@ def _nested(settings: Settings) -> Settings:
     return nested
 
 
-def _winner_in_words(winner: Cell, study: Study, records: Records) -> str:
-    found, metric = records.of(winner.name), study.metrics[study.deciding]
+def _result_in_words(recipe: Recipe, study: Study, records: Records) -> str:
+    """What the study measured of the promoted recipe itself."""
+    key = key_of(recipe)
+    for cell in records.complete(study):
+        if key_of(cell.recipe) == key:
+            return f"as the study's cell {cell.name}, {_score_in_words(cell, study, records)}"
+    return "not measured: no cell of the study has exactly these settings"
+
+
+def _score_in_words(cell: Cell, study: Study, records: Records) -> str:
+    found, metric = records.of(cell.name), study.metrics[study.deciding]
     spread = "" if found.deviation is None else f" ± {found.deviation:.1f}"
     over = f"mean ± standard deviation over {counted(found.count, 'seed')}"
+    return f"{found.mean:.1f}{spread} % {metric} ({over})"
+
+
+def _winner_in_words(winner: Cell, study: Study, records: Records) -> str:
     others = sum(bool(cell.levels) for cell in study.cells) - len(records.complete(study))
     lacking = f"; {counted(others, 'cell')} without every seed took no part" if others else ""
-    return f"{winner.title} ({winner.name}), {found.mean:.1f}{spread} % {metric} ({over}){lacking}"
+    return f"{winner.title} ({winner.name}), {_score_in_words(winner, study, records)}{lacking}"
 
 
 def _levels_in_words(levels: Levels) -> str:

@@ -51,16 +51,22 @@ def restore(found: Checkpoint, *, parts: Parts, optimizer, accelerator: Accelera
     With another number of processes than before, the data goes on exactly; generators of new ranks start from the
     seed, which only models with dropout notice.
     """
-    load_strictly(parts.learner, found.tensors("student"), what="student")
-    load_strictly(parts.objective, found.tensors("objective"), what="objective")
-    if changing := _changing_state(parts):
-        unchanged = {name: value for name, value in parts.teacher.state_dict().items() if name not in changing}
-        load_strictly(parts.teacher, unchanged | found.tensors("teacher"), what="teacher")
+    restore_modules(found, parts)
     _restore_optimizer(optimizer, parts, found.tensors("optimizer"))
     rank, written_by = accelerator.process_index, found.state()["processes"]
     if rank < written_by:
         _restore_generators(found.tensors(f"rank_{rank}"))
     return merge_states([json.loads((found.folder / f"data_{other}.json").read_text()) for other in range(written_by)])
+
+
+def restore_modules(found: Checkpoint, parts: Parts, *, with_student: bool = True) -> None:
+    """Learner, objective and what training changed of the teacher; the learner stays as it is unless it is wanted."""
+    if with_student:
+        load_strictly(parts.learner, found.tensors("student"), what="student")
+    load_strictly(parts.objective, found.tensors("objective"), what="objective")
+    if changing := _changing_state(parts):
+        unchanged = {name: value for name, value in parts.teacher.state_dict().items() if name not in changing}
+        load_strictly(parts.teacher, unchanged | found.tensors("teacher"), what="teacher")
 
 
 def refuse_another_recipe(run: Path, recipe: Recipe) -> None:
