@@ -33,9 +33,15 @@ TINY = Pair("test_vit", "test_vit", image_size=32, batch_size=4, num_pictures=24
 RESULTS = Path(__file__).resolve().parent / "results"
 
 RECIPE = "deit_photos"
-LINES: dict[str, list[str]] = {"distill, live": []}
+LINES: dict[str, list[str]] = {
+    "distill, live": [],
+    "distill, cached fp32": ["data.views.fixed=1", "teacher.cache=@fp32"],
+    "distill, cached int8": ["data.views.fixed=1", "teacher.cache=@int8", "teacher.cache_storage=int8"],
+    "distill, 75 % dropped": ["masking.ratio=0.75", "masking.how=drop", "objective.patch.supervise=visible"],
+}
 """What distill is measured with: each line is the same run with some settings more. A line that saves work by changing
-what is computed (a cached teacher, dropped tokens) is named after what it changes."""
+what is computed (a cached teacher, dropped tokens) is named after what it changes. `@` is the scratch folder; a cache
+is written before the first step and not counted."""
 
 BARE, LIGHTLY = "bare torch loop", "lightly-train distillationv3"
 
@@ -133,7 +139,7 @@ class Bench:
             *(f"run.folder={self.scratch}/runs", f"run.name={line.replace(' ', '_')}-{number}"),
             *("run.workers=1", "run.prefetch=1", "run.device=cpu"),
         ]
-        return load_recipe(RECIPE, [*words, *LINES[line]])
+        return load_recipe(RECIPE, [*words, *(word.replace("@", f"{self.scratch}/") for word in LINES[line])])
 
     def _placeless(self, values: Any) -> Any:
         """The same with a word in place of the scratch folder."""
