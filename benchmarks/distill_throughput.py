@@ -5,7 +5,7 @@
 
 lightly-train wants versions of its own, so it lives in an environment of its own, whose interpreter PATH is:
 
-    python3.11 -m venv LIGHTLY && LIGHTLY/bin/pip install lightly-train==0.18.0
+    python3.11 -m venv LIGHTLY && LIGHTLY/bin/pip install "lightly-train[timm]==0.18.0"
 
 Same random teacher and student, same pictures, same crop and batch, fp32. README.md says how to read the table.
 """

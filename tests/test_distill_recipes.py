@@ -1,5 +1,6 @@
 """The pages of recipes/distill that expect released files take two steps with files and towers shrunk."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,13 @@ TEACHERS = {
 """For every page the teachers' sections, and what is written for each."""
 
 
-def pictures(name: str, folder: Path) -> list[str]:
+def pictures(name: str, folder: Path, samples: list[dict]) -> list[str]:
     """Settings that name data of the kind the page expects."""
     folder.mkdir()
     if load_recipe(name).data.dataset.format == "imagefolder":
-        write_folder(folder, rows(8))
+        write_folder(folder, samples)
         return [f"data.dataset.path={folder}"]
-    write_tars(folder, rows(16), num_shards=2)
+    write_tars(folder, samples, num_shards=2)
     captions = ", short: json.captions, detailed: json.long" if load_recipe(name).data.dataset.columns.short else ""
     columns = f"{{image: png, alt: txt{captions}}}"
     return [f"data.dataset.path={folder}/*.tar", f"data.dataset.columns={columns}"]
@@ -65,9 +66,33 @@ def models_of(name: str) -> list[str | None]:
 NEEDED = {"distill/vanilla": ["teacher.checkpoint=run"]}
 
 
+def photos(folder: Path) -> list[dict]:
+    """Real pictures with their captions, as `rows` has made-up ones."""
+    captions = json.loads((folder / "captions_val.json").read_text())
+    return [
+        {
+            "image": {"bytes": (folder / "images" / "val" / file).read_bytes(), "path": file},
+            "web": texts[0],
+            "captions": texts,
+            "long": " ".join(texts),
+        }
+        for file, texts in list(captions.items())[:16]
+    ]
+
+
 @pytest.mark.parametrize("name", TOWERS)
 def test_two_steps_with_everything_shrunk(name: str, tmp_path: Path):
-    words = [*SMALL, *TOWERS[name], *pictures(name, tmp_path / "data")]
+    check_two_steps(name, tmp_path, rows(16))
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", TOWERS)
+def test_two_steps_on_real_photos_with_the_towers_shrunk(name: str, tmp_path: Path, shared_data: Path):
+    check_two_steps(name, tmp_path, photos(shared_data / "coco_panoptic"))
+
+
+def check_two_steps(name: str, tmp_path: Path, samples: list[dict]):
+    words = [*SMALL, *TOWERS[name], *pictures(name, tmp_path / "data", samples)]
     for section, (family, kind) in TEACHERS[name].items():
         given = RELEASED[family][kind](tmp_path / family)
         words += [f"{section}.model={given.model}"]
