@@ -39,14 +39,14 @@ def load_trained(path: str | Path, *, heads_only: bool = False) -> Trained:
     encoder = None
     if not heads_only:
         encoder = build_dual(recipe.student, recipe.data.image_size)
-        load_strictly(encoder, _under("encoder.", tensors), what=f"{found.folder}/student.safetensors")
-    heads, stored = None, _under("heads.members.", tensors)
+        load_strictly(encoder, under("encoder.", tensors), what=f"{found.folder}/student.safetensors")
+    heads, stored = None, under("heads.members.", tensors)
     if stored:
         names = {name.split(".")[0] for name in stored}
         with_roles = {f"with_{role}": role in names or "shared" in names for role in ("cls", "patch")}
         width = next(value.shape[1] for name, value in stored.items() if name.endswith(".mlp.0.weight"))
         heads = build_heads(recipe.student.head, width, **with_roles)
-        load_strictly(heads, _under("heads.", tensors), what=f"{found.folder}/student.safetensors")
+        load_strictly(heads, under("heads.", tensors), what=f"{found.folder}/student.safetensors")
     scales = tensors.get("temperatures.log_scale")
     return Trained(
         recipe=recipe,
@@ -58,5 +58,6 @@ def load_trained(path: str | Path, *, heads_only: bool = False) -> Trained:
     )
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -21,13 +21,9 @@ class Ensemble(Teacher):
     heads = None
 
     def __init__(self, members: Mapping[str, Frozen | Cached]):
-        """Raises ValueError for a name that a module cannot have."""
+        """Names are those of a recipe, which refuses what a module has itself."""
         super().__init__()
-        self.members = nn.ModuleDict()
-        for name, member in members.items():
-            if hasattr(self.members, name):
-                raise ValueError(f"teacher.members.{name}: every module has something of that name; choose another")
-            self.members[name] = member
+        self.members = nn.ModuleDict(dict(members))
         self.eval()
 
     def targets(self, batch: Batch, predictions: Predictions | None) -> ManyTargets:

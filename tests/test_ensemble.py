@@ -1,5 +1,6 @@
 """Several teachers at once: losses, balance and dropping against loops, caches, views of their own, and refusals."""
 
+import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +12,17 @@ from tiny_runs import losses, numbers, opened, tiny, to_the_bit, train_alone, tr
 
 from distill import cli
 from distill.compose import compose
-from distill.config import Member, Recipe, by_teacher, load_recipe, recipe_from_file, save_recipe
+from distill.config import (
+    InvalidCombination,
+    Member,
+    Recipe,
+    by_teacher,
+    cache_places,
+    load_recipe,
+    recipe_from_file,
+    save_recipe,
+)
+from distill.config.ensemble import RESERVED
 from distill.contracts import ManyTargets, Predictions, Targets, Tokens
 from distill.data.plan import plan_step
 from distill.encoders.dual import DualEncoder
@@ -144,7 +155,7 @@ def losses_by_image(adapters, targets: ManyTargets) -> torch.Tensor:
     return torch.tensor([[value.item() for value in row] for row in found])
 
 
-WEIGHTS = torch.tensor([1.5 * 2 * (1 + 0.5), 1.5 * (0 + 1 + 0.3), 1.5 * 0.5 * (1 + 0 + 0.7)])
+WEIGHTS = torch.tensor([1.5 * 2, 1.5, 1.5 * 0.5])
 
 
 def test_dropping_keeps_the_teacher_with_the_largest_loss_and_every_picture_weighs_the_same():
@@ -192,6 +203,39 @@ def test_balancing_divides_by_running_means_of_the_steps_before():
         seen.append(sum(own) / 2 / WEIGHTS)
         transfer.step()
     assert scales.std() > 0.1
+
+
+def test_what_terms_a_member_has_does_not_change_what_it_counts_when_balanced():
+    """Two members with the same losses but for a factor: shares follow their weights, whatever the factor."""
+    adapters, transfer = all_adapters(), EnsembleTransfer(transfers(), balance="running_loss")
+    for member in transfer.members.values():
+        member.eval()
+    for _ in range(2):
+        found = heard(transfer, said(), adapters, tokens(6, 1))
+        transfer.step()
+    own = losses_by_image_at_rest(adapters, said())
+    scales = torch.stack([found.diagnostics[f"{name}/scale"] for name in NAMES])
+    torch.testing.assert_close(scales * own / (scales * own).sum(), WEIGHTS / WEIGHTS.sum())
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.6])
+def test_shares_are_exact_under_autocast(drop: float):
+    """The members' losses are computed in float32 whatever the precision, and so is their sum."""
+    adapters, draws = all_adapters(), torch.rand(B, 3, generator=torch.Generator().manual_seed(4))
+    targets = said(draws if drop else None)
+    plain = heard(EnsembleTransfer(transfers(), drop=drop), targets, adapters, tokens(6, 1))
+    transfer = EnsembleTransfer(transfers(), drop=drop)
+    for member in transfer.members.values():
+        terms = member.terms
+        member.terms = lambda *given, terms=terms, **named: _without_autocast(terms, *given, **named)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = heard(transfer, targets, adapters, tokens(6, 1))
+    torch.testing.assert_close(found.total, plain.total, rtol=1e-6, atol=0)
+
+
+def _without_autocast(terms, *given, **named):
+    with torch.autocast("cpu", enabled=False):
+        return terms(*given, **named)
 
 
 def losses_by_image_at_rest(adapters, targets: ManyTargets) -> torch.Tensor:
@@ -287,8 +331,39 @@ def test_what_is_wrong_with_a_member_is_said_of_it(ensemble: Callable):
         compose(ensemble(*OWN, *TIMM, "teacher.members.other.weights=@timm/nowhere.safetensors"))
     with pytest.raises(ValueError, match=r"teacher\.members\.own\.features\.student_layers names \[2\]"):
         compose(ensemble(*OWN, "teacher.members.own.features.student_layers=[1, 2]"))
-    with pytest.raises(ValueError, match=r"teacher\.members\.train: .*choose another"):
-        compose(ensemble(*OWN, "teacher.members.train.checkpoint=@run"))
+    with pytest.raises(InvalidCombination, match=r"cannot be called train: .*choose another"):
+        ensemble(*OWN, "teacher.members.train.checkpoint=@run")
+    assert {name for name in dir(torch.nn.ModuleDict()) if name.isalpha() and name.islower()} <= RESERVED
+
+
+def test_members_can_be_left_out_again_and_an_empty_one_is_refused(ensemble: Callable, inputs: Path):
+    frozen = ("teacher.members={}", "teacher.kind=frozen", f"teacher.checkpoint={inputs}/run")
+    assert ensemble(*BOTH, *frozen).teacher.members == {}
+    assert list(ensemble(*BOTH, "teacher.members={third: {checkpoint: x}}").teacher.members) == [
+        "own",
+        "other",
+        "third",
+    ]
+    assert ensemble(*BOTH, "teacher.members.own={}") == ensemble(*BOTH)
+    with pytest.raises(InvalidCombination, match=r"teacher\.members\.third, if it taught alone: .*exactly one of"):
+        ensemble(*BOTH, "teacher.members.third={}")
+
+
+def test_a_run_goes_on_when_a_members_cache_has_moved(ensemble: Callable, tmp_path: Path):
+    assert train_alone(ensemble(*BOTH, *FIXED, f"teacher.members.own.cache={tmp_path}/here")) == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = ensemble(*BOTH, *FIXED, f"teacher.members.own.cache={tmp_path}/there")
+    assert train_alone(moved) == 0
+    assert cache_places(moved) == ("teacher.cache", "teacher.members.own.cache", "teacher.members.other.cache")
+
+
+def test_a_member_without_text_is_not_measured_on_what_needs_it(ensemble: Callable, tmp_path: Path, capfd):
+    tasks = ("evaluate.baselines=true", "evaluate.tasks=[retrieval, linear_segmentation]", "evaluate.num_images=8")
+    assert train_alone(ensemble(*BOTH, *tasks, "optim.steps=1")) == 0
+    assert "teacher other has no text tower and is not measured on retrieval" in capfd.readouterr().err
+    found = json.loads((tmp_path / "run" / "baselines.json").read_text())
+    assert "retrieval/image_to_text_r1" in found["teacher own"] and "linear_segmentation/miou" in found["teacher other"]
+    assert not any(name.startswith("retrieval") for name in found["teacher other"])
 
 
 def test_the_start_message_and_the_baselines_name_every_member(ensemble: Callable, tmp_path: Path, capfd):
@@ -343,6 +418,11 @@ def test_the_caches_of_all_members_are_planned_and_written_from_the_command_line
     assert cli.main(["cache", "plan", "smoke", *words]) == 0
     told = capsys.readouterr().out
     assert "teacher own: 32 views" in told and "teacher other: 32 views" in told
+    stored = [*words, "teacher.members.own.cache_storage=int8", "teacher.members.own.cache_components=4"]
+    assert cli.main(["cache", "plan", "smoke", *stored]) == 0
+    assert "4" in capsys.readouterr().out
+    assert cli.main(["cache", "write", "smoke", *words]) == 2
+    assert "or set teacher.members.own.cache=FOLDER or teacher.members.other.cache" in capsys.readouterr().err
     assert cli.main(["cache", "write", "smoke", *words, "--to", str(tmp_path / "caches")]) == 0
     told = capsys.readouterr().out
     for name in ("own", "other"):

@@ -12,7 +12,7 @@ from distill.cache.estimate import duration, folder_bytes, size, with_storage
 from distill.cache.storage import STORAGES
 from distill.cache.write import Writer, ensure_cache
 from distill.compose import who
-from distill.config import Recipe, by_teacher, load_recipe
+from distill.config import Recipe, by_teacher, cache_places, load_recipe, members_named
 from distill.exit_codes import FINISHED
 from distill.train.loop import build_accelerator
 
@@ -22,8 +22,8 @@ PLANNED = "teacher_cache"
 
 def plan(options: argparse.Namespace) -> int:
     """Print bytes for every storage, and seconds from a few batches, for every teacher. Writes nothing."""
-    recipe = load_recipe(options.recipe, options.words)
-    recipes = by_teacher(_with_folders(recipe, Path(PLANNED)))
+    recipe = load_recipe(options.recipe, [*_folder_words(options, Path(PLANNED)), *options.words])
+    recipes = by_teacher(recipe)
     accelerator = build_accelerator(recipe)
     for name, alone in recipes.items():
         writer = Writer(alone, device=accelerator.device, precision=accelerator.mixed_precision)
@@ -66,21 +66,23 @@ def write(options: argparse.Namespace) -> int:
 
 def _to_be_written(options: argparse.Namespace) -> Recipe:
     """The recipe with its own caches, or all of them below `--to`. Raises ValueError without either."""
-    recipe = load_recipe(options.recipe, options.words)
-    if options.to:
-        return _with_folders(recipe, options.to)
+    words = [*options.words, *(_folder_words(options, options.to) if options.to else [])]
+    recipe = load_recipe(options.recipe, words)
     if not any(alone.teacher.cache for alone in by_teacher(recipe).values()):
-        raise ValueError("where to? Give --to FOLDER, or set teacher.cache=FOLDER")
+        places = " or ".join(f"{place}=FOLDER" for place in cache_places(recipe)[recipe.teacher.kind == "ensemble" :])
+        raise ValueError(f"where to? Give --to FOLDER, or set {places}")
     return recipe
 
 
-def _with_folders(recipe: Recipe, folder: Path) -> Recipe:
-    """A cache in `folder`, or for every member of an ensemble in a folder of its name in there."""
-    teacher = recipe.teacher
-    if teacher.kind != "ensemble":
-        return replace(recipe, teacher=replace(teacher, cache=str(folder)))
-    members = {name: replace(member, cache=str(folder / name)) for name, member in teacher.members.items()}
-    return replace(recipe, teacher=replace(teacher, members=members))
+def _folder_words(options: argparse.Namespace, folder: Path) -> list[str]:
+    """A cache in `folder`, or for every member of an ensemble in a folder of its name in there.
+
+    Words, because a recipe that says how its cache is stored is none without one.
+    """
+    members = members_named(options.recipe, options.words)
+    if not members:
+        return [f"teacher.cache={folder}"]
+    return [f"teacher.members.{name}.cache={folder / name}" for name in members]
 
 
 ACTIONS = {"plan": plan, "write": write}

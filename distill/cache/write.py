@@ -82,7 +82,7 @@ class Writer:
         """Raises ValueError when teacher or data cannot be loaded."""
         self.recipe, self.device, self.precision = recipe, device, precision
         self.teacher = load_teacher(recipe).to(device)
-        if device.type == "cpu":
+        if device.type == "cpu" and precision == "bf16":
             prefer_plain_attention(self.teacher)
         source = open_source(recipe.data)
         side = max(recipe.data.image_size, self.teacher.image_size)

@@ -13,7 +13,7 @@ from distill.encoders.head import Heads, build_heads
 from distill.encoders.low_rank import merge_adapters
 from distill.encoders.weights import load_strictly
 from distill.objective.transfer import Transfer
-from distill.trained import load_trained
+from distill.trained import load_trained, under
 from teachers import Cached, Frozen, Partial
 from teachers.families import RANDOM, Pretrained
 from teachers.families import load as load_pretrained
@@ -180,7 +180,7 @@ def build_transfer(recipe: Recipe, taught: Teaching) -> Transfer:
     if taught.teacher is not None and transfer.asks_teachers_heads:
         _check_heads(recipe, transfer, taught)
         known = transfer.prototypes.state_dict()
-        stored = _under("transfer.prototypes.", taught.balance)
+        stored = under("transfer.prototypes.", taught.balance)
         transfer.prototypes.load_state_dict({key: stored.get(key, value) for key, value in known.items()})
     return transfer
 
@@ -249,7 +249,3 @@ def _check_heads(recipe: Recipe, transfer: Transfer, taught: Teaching) -> None:
             f"student.head.num_prototypes={asked}, but the teacher's head has {found}: both must name the same "
             "prototypes"
         )
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -7,8 +7,8 @@ Each class checks its own ranges; `Recipe` checks what only makes sense together
 from distill.config.checks import InvalidCombination, InvalidValue, RecipeError
 from distill.config.compare import content_hash, differences, recipe_dict
 from distill.config.data import Columns, Data, Dataset, Masking, Scenes, Views
-from distill.config.ensemble import by_teacher
-from distill.config.load import load_recipe, recipe_from_file, recipe_text, resolve, save_recipe
+from distill.config.ensemble import by_teacher, cache_places
+from distill.config.load import load_recipe, members_named, recipe_from_file, recipe_text, resolve, save_recipe
 from distill.config.objective import (
     ClsLoss,
     Clusters,
@@ -23,9 +23,10 @@ from distill.config.pages import list_recipes, page_path
 from distill.config.recipe import Recipe
 from distill.config.student import Head, ImageTower, Student, TextTower
 from distill.config.teacher import Member, Teacher
-from distill.config.training import Evaluate, Optim, Run
+from distill.config.training import WITH_TEXT, Evaluate, Optim, Run
 
 __all__ = [
+    "WITH_TEXT",
     "ClsLoss",
     "Clusters",
     "Columns",
@@ -54,10 +55,12 @@ __all__ = [
     "TextTower",
     "Views",
     "by_teacher",
+    "cache_places",
     "content_hash",
     "differences",
     "list_recipes",
     "load_recipe",
+    "members_named",
     "page_path",
     "recipe_dict",
     "recipe_from_file",

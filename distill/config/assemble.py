@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
-from typing import Any, get_origin
+from typing import Any, Literal, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -47,8 +47,12 @@ def assemble(settings: Sequence[Setting]) -> Recipe:
     for setting in settings:
         try:
             leaf = _leaf(setting)
-            if leaf is not None:
+            if isinstance(leaf, _Leaf):
                 _put(values, setting.key, _converted(setting, leaf))
+            elif leaf == "cleared":
+                _put(values, setting.key, {})
+            elif leaf == "named":
+                _put(values, setting.key, _held(values, setting.key))
         except _Wrong as wrong:
             problems.append(f"{setting.where}: {setting.name}: {wrong}")
     if problems:
@@ -66,8 +70,9 @@ def assemble(settings: Sequence[Setting]) -> Recipe:
     return recipe
 
 
-def _leaf(setting: Setting) -> _Leaf | None:
-    """The leaf a key leads to, or None for a section that is left empty."""
+def _leaf(setting: Setting) -> _Leaf | Literal["empty", "cleared", "named"]:
+    """The leaf a key leads to, or what a section means that holds nothing: `cleared` for a mapping of sections whose
+    names the recipe chooses, `named` for a section in there, `empty`, without meaning, for all others."""
     section, prefix, left = Recipe, "", list(setting.key)
     while left:
         kinds, name = tree.types_of(section), left.pop(0)
@@ -78,8 +83,10 @@ def _leaf(setting: Setting) -> _Leaf | None:
         if entries is not None:
             if left:
                 prefix += f"{_section_name(left.pop(0))}."
+                if not left and setting.value == {}:
+                    return "named"
             elif setting.value == {}:
-                return None
+                return "cleared"
             else:
                 prefix += "NAME."
         elif not is_dataclass(kind):
@@ -88,7 +95,7 @@ def _leaf(setting: Setting) -> _Leaf | None:
             return _Leaf(section, name, kind, tuple(left))
         section = entries or kind
     if setting.value == {}:
-        return None
+        return "empty"
     raise _Wrong(f"is a section; set what it holds, such as {prefix}{next(iter(tree.types_of(section)))}")
 
 
@@ -163,6 +170,13 @@ def _put(values: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
             inner = values[name] = {}
         values = inner
     values[key[-1]] = value
+
+
+def _held(values: dict[str, Any], key: tuple[str, ...]) -> Any:
+    """What is there already, or an empty section."""
+    for name in key:
+        values = values.get(name, {})
+    return values
 
 
 def _out_of_range(section: type, values: dict[str, Any], *, prefix: str, settings: Sequence[Setting]) -> list[str]:

@@ -12,6 +12,13 @@ from distill.config.teacher import Loaded, Teacher
 if TYPE_CHECKING:
     from distill.config.recipe import Recipe
 
+RESERVED = {
+    *("apply", "buffers", "children", "clear", "compile", "cpu", "cuda", "double", "eval", "float", "forward", "half"),
+    *("ipu", "items", "keys", "modules", "mtia", "parameters", "pop", "to", "train", "training", "type", "update"),
+    *("values", "xpu"),
+}
+"""Words that torch's modules have something under."""
+
 LOADED = tuple(each.name for each in fields(Loaded))
 
 
@@ -23,6 +30,11 @@ def by_teacher(recipe: "Recipe") -> dict[str, "Recipe"]:
     if recipe.teacher.kind != "ensemble":
         return {"": recipe}
     return {name: _alone(recipe, name) for name in recipe.teacher.members}
+
+
+def cache_places(recipe: "Recipe") -> tuple[str, ...]:
+    """Settings that say where some teacher's cache lies, which changes no result."""
+    return ("teacher.cache", *(f"teacher.members.{name}.cache" for name in recipe.teacher.members))
 
 
 def problems_of_members(recipe: "Recipe") -> Iterator[InvalidCombination]:
@@ -43,7 +55,13 @@ def rules_of_the_ensemble(recipe: "Recipe") -> list[Rule]:
     of_several = tuple(
         f"teacher.{name}" for name in ("members", "balance", "drop") if getattr(teacher, name) != getattr(default, name)
     )
+    reserved = tuple(name for name in teacher.members if name in RESERVED)
     return [
+        (
+            bool(reserved),
+            tuple(f"teacher.members.{name}" for name in reserved),
+            f"a member cannot be called {', '.join(reserved)}: every module has something of that name; choose another",
+        ),
         (
             not is_ensemble and bool(of_several),
             (*of_several, "teacher.kind"),

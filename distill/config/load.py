@@ -24,6 +24,13 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return _load(page_path(str(name_or_path)), overrides)
 
 
+def members_named(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of `teacher.members` that a page and its overrides speak of; nothing else is checked."""
+    settings = [*layers(page_path(str(name_or_path))), *command_line_settings(overrides)]
+    named = (setting.key[2] for setting in settings if setting.key[:2] == ("teacher", "members") and setting.key[2:])
+    return tuple(dict.fromkeys(named))
+
+
 def recipe_from_file(path: str | Path) -> Recipe:
     """The recipe of one YAML file, such as `recipe.yaml` in a run folder. Raises like `load_recipe`."""
     path = Path(path)

@@ -10,7 +10,7 @@ from distill.config.objective import Objective, Patch
 from distill.config.student import Student
 from distill.config.target_rules import hears_patches, rules_of_clusters, rules_of_features, rules_of_matching
 from distill.config.teacher import Teacher
-from distill.config.training import Evaluate, Optim, Run
+from distill.config.training import WITH_TEXT, Evaluate, Optim, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,10 @@ def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
     return problems or list(problems_of_members(recipe))
 
 
+def _named(teacher: Teacher) -> str:
+    return "an ensemble" if teacher.kind == "ensemble" else f"a {teacher.kind} teacher"
+
+
 def _rules_of_the_partial_teacher(recipe: Recipe) -> list[Rule]:
     teacher, objective = recipe.teacher, recipe.objective
     is_partial = teacher.kind == "partial"
@@ -61,7 +65,7 @@ def _rules_of_the_partial_teacher(recipe: Recipe) -> list[Rule]:
         (
             not is_partial and len(set_for_it) > 0,
             (*set_for_it, "teacher.kind"),
-            f"a {teacher.kind} teacher does not learn by gradient; {', '.join(set_for_it)} is heard with "
+            f"{_named(teacher)} does not learn by gradient; {', '.join(set_for_it)} is heard with "
             "teacher.kind=partial only",
         ),
         (
@@ -155,8 +159,7 @@ def _rules_of_the_teacher(recipe: Recipe) -> list[Rule]:
         (
             teacher.scope == "head" and teacher.kind != "momentum",
             ("teacher.scope", "teacher.kind"),
-            f"scope=head takes the student's own encoder, a {teacher.kind} teacher has its own; "
-            "use teacher.kind=momentum",
+            f"scope=head takes the student's own encoder, {_named(teacher)} has its own; use teacher.kind=momentum",
         ),
     ]
 
@@ -178,7 +181,7 @@ def _rules_of_fixed_views(recipe: Recipe) -> list[Rule]:
         (
             teacher.cache is not None and teacher.kind != "frozen",
             ("teacher.cache", "teacher.kind"),
-            f"a {teacher.kind} teacher says something else at every step; only teacher.kind=frozen can be cached",
+            f"{_named(teacher)} says something else at every step; only teacher.kind=frozen can be cached",
         ),
         (
             teacher.cache is not None and data.views.fixed == 0 and not data.shows_whole_scenes,
@@ -251,7 +254,7 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             "visible_weight is heard with objective.patch.normalise=ibot_plus_visible only",
         ),
         (
-            student.text.kind == "none" and bool({"zero_shot_segmentation", "retrieval"} & set(recipe.evaluate.tasks)),
+            student.text.kind == "none" and bool(set(WITH_TEXT) & set(recipe.evaluate.tasks)),
             ("student.text.kind", "evaluate.tasks"),
             "zero-shot segmentation and retrieval need a text tower; measure linear_segmentation or knn",
         ),

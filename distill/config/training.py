@@ -6,6 +6,9 @@ from typing import Literal
 
 from distill.config.checks import check, in_range
 
+WITH_TEXT = ("zero_shot_segmentation", "retrieval")
+"""Tasks that need a text tower."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:

@@ -71,7 +71,8 @@ def meant(key: str, *, section: type, prefix: str) -> str:
     `section` is the deepest existing section on the way to `key`, and `prefix` that section's dotted name.
     """
     last = key.rsplit(".", 1)[-1]
-    elsewhere = [known for known in all_keys() if known.rsplit(".", 1)[-1] == last]
+    inside = [f"{prefix}{known}" for known in all_keys(section) if known.rsplit(".", 1)[-1] == last]
+    elsewhere = inside or [known for known in all_keys() if known.rsplit(".", 1)[-1] == last]
     if elsewhere:
         close = difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.85)
         close = close or difflib.get_close_matches(key, elsewhere, n=3, cutoff=0.0)

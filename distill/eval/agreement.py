@@ -49,16 +49,17 @@ def evaluate(
     num_pictures = len(pictures[0])
     if num_pictures < max(settings.num_neighbours + 2, 4):
         raise ValueError(f"{num_pictures} pictures are too few for {settings.num_neighbours} neighbours")
-    both = [list(_seen(image, data, settings)) for image, data in zip((student, teacher), pictures, strict=True)]
-    cls = [torch.cat([found.cls[:, 0] for found in each]).double() for each in both]
-    patches = (
-        (one.patches.flatten(0, 1).double(), _on_grid(other, one.grid).flatten(0, 1).double())
-        for one, other in zip(*both, strict=True)
-    )
+    cls: tuple[list[Tensor], list[Tensor]] = ([], [])
+    patches = Alignment()
+    for one, other in zip(_seen(student, pictures[0], settings), _seen(teacher, pictures[1], settings), strict=True):
+        for kept, found in zip(cls, (one, other), strict=True):
+            kept.append(found.cls[:, 0].double())
+        patches.add(one.patches.flatten(0, 1).double(), _on_grid(other, one.grid).flatten(0, 1).double())
+    student_nD, teacher_nE = (torch.cat(kept) for kept in cls)
     values = {
-        "cls_neighbours": common_neighbours(*cls, num_neighbours=settings.num_neighbours),
-        "cls_cka": linear_cka([tuple(cls)]),
-        "patch_cka": linear_cka(patches),
+        "cls_neighbours": common_neighbours(student_nD, teacher_nE, num_neighbours=settings.num_neighbours),
+        "cls_cka": linear_cka([(student_nD, teacher_nE)]),
+        "patch_cka": patches.value(),
     }
     chance = {"neighbours_by_chance": settings.num_neighbours / (num_pictures - 1)}
     return TaskResult(
@@ -76,14 +77,28 @@ def common_neighbours(
 
 
 def linear_cka(batches: Iterable[tuple[Float[Tensor, "n D"], Float[Tensor, "n E"]]]) -> float:
-    """Centred kernel alignment with linear kernels (Kornblith et al. 2019, arXiv 1905.00414): the unbiased estimate of
-    HSIC, averaged over batches before the division (Nguyen et al. 2021, arXiv 2010.15327). nan for constant features.
-    """
-    sums = torch.zeros(3, dtype=torch.double)
+    """`Alignment` of these batches."""
+    found = Alignment()
     for student_nD, teacher_nE in batches:
-        ours, theirs = (_kernel(features).cpu() for features in (student_nD, teacher_nE))
-        sums += torch.stack([_hsic(ours, theirs), _hsic(ours, ours), _hsic(theirs, theirs)])
-    return (sums[0] / (sums[1] * sums[2]).sqrt()).item()
+        found.add(student_nD, teacher_nE)
+    return found.value()
+
+
+class Alignment:
+    """Centred kernel alignment with linear kernels (Kornblith et al. 2019, arXiv 1905.00414): the unbiased estimate of
+    HSIC, added up over batches before the division (Nguyen et al. 2021, arXiv 2010.15327)."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(3, dtype=torch.double)
+
+    def add(self, student_nD: Float[Tensor, "n D"], teacher_nE: Float[Tensor, "n E"]) -> None:
+        """Rows of one batch, at least 4."""
+        ours, theirs = (_kernel(features) for features in (student_nD, teacher_nE))
+        self.sums += torch.stack([_hsic(ours, theirs), _hsic(ours, ours), _hsic(theirs, theirs)]).cpu()
+
+    def value(self) -> float:
+        """nan for features that are all the same."""
+        return (self.sums[0] / (self.sums[1] * self.sums[2]).sqrt()).item()
 
 
 def _nearest(features: Float[Tensor, "n D"], num_neighbours: int) -> Int[Tensor, "n k"]:

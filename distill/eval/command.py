@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from distill.compose import compose, live, load_learnt_teacher
-from distill.config import Evaluate, Recipe, load_recipe, recipe_from_file
+from distill.config import Evaluate, Recipe, by_teacher, load_recipe, recipe_from_file
 from distill.encoders.dual import DualEncoder
 from distill.encoders.weights import load_strictly
 from distill.eval import TASKS, TaskResult, evaluation_data
@@ -56,7 +56,8 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
         encoder, _ = load_encoder(found.folder, side)
         result = run_task(encoder.to(device), task, data=data, recipe=recipe)
     file = save_result(result, found=found, task=task, side=side, asked=recipe.evaluate)
-    title = f"{task} of the {side} at step {found.step}, {result.num_images} pictures"
+    step = 0 if side == "untrained" else found.step
+    title = f"{task} of the {side} at step {step}, {result.num_images} pictures"
     Console().print(table_of(result, title=title))
     print(f"written to {file}")
     return 0
@@ -110,7 +111,7 @@ def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side,
         "format": FORMAT,
         "task": task,
         "side": side,
-        "step": found.step,
+        "step": 0 if side == "untrained" else found.step,
         "num_images": result.num_images,
         "values": _without_nan(result.values),
         "per_class": _without_nan(result.per_class),
@@ -139,10 +140,11 @@ def table_of(result: TaskResult, *, title: str) -> Table:
 
 
 def _teacher_image(found: Checkpoint, recipe: Recipe) -> dict[str, Tensor]:
-    if recipe.teacher.kind == "frozen":
+    if recipe.teacher.kind in ("frozen", "ensemble"):
+        loaded = [alone.teacher.checkpoint or alone.teacher.model for alone in by_teacher(recipe).values()]
         raise ValueError(
-            "side=teacher: a frozen teacher is not kept in checkpoints; evaluate what it was loaded from, "
-            f"{recipe.teacher.checkpoint or recipe.teacher.model}"
+            "side=teacher: frozen teachers are not kept in checkpoints; evaluate what was loaded, "
+            f"{' and '.join(map(str, loaded))}"
         )
     held = found.tensors("teacher") if found.has("teacher") else {}
     weights = {name.removeprefix("image."): value for name, value in held.items() if name.startswith("image.")}

@@ -26,8 +26,10 @@ Side = Literal["student", "untrained"]
 
 
 def agreement(found: Checkpoint, recipe: Recipe, *, side: Side, num_images: int | None, device: str) -> TaskResult:
-    """`distill.eval.agreement` with every loaded teacher, and `patch_loss` and `cls_loss`: the training's own distances
-    to it, of whole pictures with nothing hidden, in batches of the settings' size.
+    """`distill.eval.agreement` with every loaded teacher, and the training's own distances to it.
+
+    These are of whole pictures with nothing hidden, in batches of the settings' size: `patch_loss`, and where they are
+    heard `patch_cls_loss` (features) and `cls_loss` (prototypes).
 
     The pictures are those of `knn`. `untrained` is the student as it was before its first step, with its teacher's
     statistics of the end; what its losses are by then says how far it came. With several teachers every value has the
@@ -99,10 +101,12 @@ def _loss_of(parts: Parts, learner, views: dict[int, Float[Tensor, "B 3 S S"]]) 
         overhear=True,
     )
     # With nothing hidden all patches are visible, whether the training heard visible ones or not.
-    patches = {key: value for key, value in losses.diagnostics.items() if key.endswith("patch/visible")}
-    found = {key.replace("patch/visible", "patch_loss"): value for key, value in patches.items()}
-    for key, value in losses.terms.items():
-        section, _, name = key.rpartition("/")
-        if name in ("cls", "patch_cls"):
-            found[f"{section}/cls_loss" if section else "cls_loss"] = value
-    return found
+    told = {"patch/visible": "patch_loss", "patch_cls": "patch_cls_loss", "cls": "cls_loss"}
+    everything = losses.terms | losses.diagnostics
+    members = parts.recipe.teacher.members or ("",)
+    return {
+        f"{prefix}{said}": everything[f"{prefix}{name}"]
+        for prefix in (f"{member}/" if member else "" for member in members)
+        for name, said in told.items()
+        if f"{prefix}{name}" in everything
+    }

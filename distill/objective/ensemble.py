@@ -29,8 +29,8 @@ class EnsembleTransfer(nn.Module):
                   2019, arXiv 1708.06832): by its weight alone a member counts more or less
         share_tb  1, or with `drop` 0 for the pictures that do not hear it, and more for those who do
 
-    loss_tb has the member's weight in it; running losses are per unit of weight, and of the steps before. With `drop`
-    (UNIC, Sariyildiz et al. 2024, arXiv 2408.05088) every picture hears the teacher whose loss per unit of weight is
+    loss_tb has the member's weight in it; running losses do not, and are of the steps before. With `drop` (UNIC,
+    Sariyildiz et al. 2024, arXiv 2408.05088) every picture hears the teacher whose balanced loss without its weight is
     the largest there, and each other one with probability 1 - drop. The members that it hears make up for the others,
     so that every picture weighs the same (UNIC's code divides by what is heard in the whole batch, where a picture that
     hears two teachers weighs twice as much as one that hears one). In eval mode all are heard.
@@ -49,11 +49,11 @@ class EnsembleTransfer(nn.Module):
         self.members = nn.ModuleDict(members)
         self.balance = balance
         self.drop = drop
-        weights = [member.settings.patch.weight * member.settings.features.weight for member in members.values()]
-        self.register_buffer("weights", torch.tensor(weights), persistent=False)
-        self.register_buffer("running_losses", torch.zeros(len(weights)))
+        weights_T = torch.tensor([member.settings.patch.weight for member in members.values()])
+        self.register_buffer("weights", weights_T, persistent=False)
+        self.register_buffer("running_losses", torch.zeros_like(weights_T))
         self.register_buffer("num_steps", torch.zeros(()))
-        self.register_buffer("observed_losses", torch.zeros(len(weights)), persistent=False)
+        self.register_buffer("observed_losses", torch.zeros_like(weights_T), persistent=False)
         self.register_buffer("observed_count", torch.zeros(()), persistent=False)
 
     def forward(
@@ -85,7 +85,8 @@ class EnsembleTransfer(nn.Module):
         loss_TB = torch.stack([sum(term.weight * term.by_image for term in own) for own in terms.values()])
         scale_T = self._scales()
         kept_TB = self._kept(loss_TB.detach() * (scale_T / self.weights)[:, None], targets.draws)
-        share_TB = kept_TB * self.weights.sum() / (self.weights @ kept_TB)
+        # No matrix product: autocast would round it.
+        share_TB = kept_TB * self.weights.sum() / (self.weights[:, None] * kept_TB).sum(0)
         if self.training:
             self._observe(loss_TB.detach())
         return Losses(
@@ -113,12 +114,12 @@ class EnsembleTransfer(nn.Module):
         scales_T = self.running_losses.mean() / self.running_losses
         return torch.where((self.running_losses > 0) & (self.num_steps > 0), scales_T, 1.0)
 
-    def _kept(self, per_weight_TB: Float[Tensor, "T B"], draws_BT: Float[Tensor, "B T"] | None) -> Tensor:
+    def _kept(self, own_loss_TB: Float[Tensor, "T B"], draws_BT: Float[Tensor, "B T"] | None) -> Tensor:
         """1 where a picture hears a teacher, [T, B]."""
         if not self.training or self.drop == 0:
-            return torch.ones_like(per_weight_TB)
+            return torch.ones_like(own_loss_TB)
         assert draws_BT is not None, "the data draws for every picture when teachers are dropped"
-        largest_TB = torch.zeros_like(per_weight_TB).scatter(0, per_weight_TB.argmax(0, keepdim=True), 1.0)
+        largest_TB = torch.zeros_like(own_loss_TB).scatter(0, own_loss_TB.argmax(0, keepdim=True), 1.0)
         return torch.where(draws_BT.t() < self.drop, largest_TB, 1.0)
 
     def _observe(self, loss_TB: Float[Tensor, "T B"]) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from distill.config import Recipe
+from distill.config import Recipe, cache_places
 from distill.study.cells import REFERENCE, Cell
 from distill.study.results import Finished, Results
 
@@ -70,7 +70,7 @@ def _measurement(run: Finished) -> dict[str, object]:
 
 def _changes(cell: Cell, first: Finished, other: Finished) -> list[str]:
     """Where a run lies may change between seeds, and so may the places of what it starts from or reads."""
-    places = {"teacher.cache"} | {
+    places = {*cache_places(cell.recipe)} | {
         key for key, value in settings_of(cell.recipe).items() if str(value).startswith(REFERENCE)
     }
     before, after = settings_of(first.recipe), settings_of(other.recipe)

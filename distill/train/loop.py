@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 
 from distill.cache.write import ensure_cache
 from distill.compose import Parts, compose, load_teacher, who
-from distill.config import Recipe, by_teacher, save_recipe
+from distill.config import WITH_TEXT, Recipe, by_teacher, save_recipe
 from distill.data.loader import BatchStream
 from distill.data.sources import open_source
 from distill.encoders.attention import prefer_plain_attention
@@ -140,7 +140,7 @@ class Training:
         for part in (parts.learner, parts.teacher, parts.objective):
             if part is not None:
                 part.to(device)
-        if device.type == "cpu":
+        if device.type == "cpu" and self.accelerator.mixed_precision == "bf16":
             prefer_plain_attention(parts.learner, parts.teacher)
         if self.accelerator.num_processes > 1:
             join_processes(parts.learner.encoder.image, device)
@@ -257,16 +257,25 @@ class Training:
         if self.accelerator.is_main_process:
             found = {"untrained": evaluate_in_training(self.parts.learner.encoder, self.recipe)}
             for name, recipe in by_teacher(self.recipe).items() if self.recipe.teacher.kind != "momentum" else ():
-                teacher = self.parts.teacher.members[name] if name else self.parts.teacher
-                if recipe.teacher.cache is not None:
-                    teacher = load_teacher(recipe).to(self.accelerator.device)
-                data = replace(recipe.data, image_size=teacher.image_size)
-                found[who(name)] = evaluate_in_training(teacher.encoder, replace(recipe, data=data))
+                found[who(name)] = self._evaluate_teacher(name, recipe)
             for each, scores in found.items():
                 shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
                 self.journal.say(f"{each}: {shown}")
             write_atomically(self.run / "baselines.json", json.dumps(found, indent=1))
         self.accelerator.wait_for_everyone()
+
+    def _evaluate_teacher(self, name: str, recipe: Recipe) -> dict[str, float]:
+        """Without a text tower a teacher is not measured on what needs one."""
+        teacher = self.parts.teacher.members[name] if name else self.parts.teacher
+        if recipe.teacher.cache is not None:
+            teacher = load_teacher(recipe).to(self.accelerator.device)
+        asked = recipe.evaluate.tasks
+        tasks = asked if teacher.encoder.text is not None else tuple(each for each in asked if each not in WITH_TEXT)
+        if len(tasks) < len(asked):
+            left = ", ".join(each for each in asked if each not in tasks)
+            self.journal.say(f"{who(name)} has no text tower and is not measured on {left}")
+        data = replace(recipe.data, image_size=teacher.image_size)
+        return evaluate_in_training(teacher.encoder, replace(recipe, data=data), tasks=tasks)
 
     def _save(self) -> None:
         self.guard.check()

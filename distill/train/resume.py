@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from distill.compose import Parts
-from distill.config import Recipe, differences, recipe_from_file, save_recipe
+from distill.config import Recipe, cache_places, differences, recipe_from_file, save_recipe
 from distill.data.loader import BatchStream, merge_states
 from distill.encoders.weights import load_strictly
 from distill.train import checkpoint
@@ -79,7 +79,8 @@ def refuse_another_recipe(run: Path, recipe: Recipe) -> None:
     has_begun = bool(checkpoint.all_steps(run)) or (journal.exists() and journal.stat().st_size > 0)
     if not path.exists() or not has_begun:
         return
-    changed = differences(recipe_from_file(path), recipe, ignore=("run", "name", "evaluate", "teacher.cache"))
+    before = recipe_from_file(path)
+    changed = differences(before, recipe, ignore=("run", "name", "evaluate", *cache_places(recipe)))
     if changed:
         lines = "\n  ".join(changed)
         raise ValueError(

@@ -14,7 +14,7 @@ from distill.study.report.page import Said
 from distill.study.results import Results
 
 NOTHING = "–"
-Teacher = Literal["frozen", "partial", "a model from outside", "own average", "nobody"]
+Teacher = Literal["frozen", "partial", "ensemble", "a model from outside", "own average", "nobody"]
 TEACHERS: dict[Teacher, str] = {
     "frozen": "the frozen student of another cell of the same seed",
     "partial": "the student of another cell of the same seed, which goes on learning in part",
