@@ -127,7 +127,7 @@ def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side,
 
 def table_of(result: TaskResult, *, title: str) -> Table:
     """Values in percent, losses as they are, then the classes from best to worst without those that never occurred."""
-    table = Table("measure", title=title)
+    table = Table("measure", title=title, min_width=len(title))
     table.add_column("%", justify="right")
     for name, value in result.values.items():
         shown = f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"
