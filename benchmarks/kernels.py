@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.meter import Work
 from distill.config import ImageTower
-from distill.encoders.attention import prefer_plain_attention
+from distill.encoders.attention import choose_attention
 from distill.encoders.head import ProjectionHead
 from distill.encoders.image import build_image_tower
 from distill.encoders.vit import TimmViT
@@ -127,17 +127,17 @@ class Attention:
         self.pixels = torch.rand(sizes.pictures, 3, sizes.image_size, sizes.image_size, device=accelerator.device)
 
     def plain(self) -> None:
-        prefer_plain_attention(self.tower)
+        choose_attention(self.tower, bf16=True)
         self._pass()
 
     def fused(self) -> None:
-        """timm's own choice; leaves the process as `prefer_plain_attention` left it."""
+        """timm's own choice; leaves the process as `choose_attention` left it."""
         torch.backends.cuda.enable_flash_sdp(True)
         for part in self.tower.modules():
             if "fused_attn" in vars(part):
                 part.fused_attn = True
         self._pass()
-        prefer_plain_attention(self.tower)
+        choose_attention(self.tower, bf16=True)
 
     def works(self) -> dict[str, Work]:
         return {"plain": self.plain, "fused": self.fused}

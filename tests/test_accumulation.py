@@ -51,7 +51,7 @@ CASES = {
         "objective.features={adapter: mlp, student_layers: [1]}",
         *UNEVEN,
     ),
-    "two teachers, balanced and dropped": (
+    "two frozen teachers, balanced and dropped": (
         "teacher.kind=ensemble",
         "teacher.members={a: {checkpoint: @teacher}, b: {checkpoint: @teacher, image_size: 48, weight: 0.5}}",
         "teacher.members.b.features={loss: smooth_l1, cls_weight: 0, gram_weight: 1}",

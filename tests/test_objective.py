@@ -136,6 +136,7 @@ AFTER_A_STEP = {"prototypes.centre_momentum": 0.5}
 ELSEWHERE = {  # switch: (its other value, what makes it matter)
     "patch.visible_weight": (0.5, {"patch.normalise": "ibot_plus_visible"}),
     "prototypes.sinkhorn_iterations": (1, {"prototypes.balance": "sinkhorn"}),
+    "features.patch_weight": (0.5, FEATURES),
     "features.cls_weight": (0.5, FEATURES),
     "features.loss": ("smooth_l1", FEATURES),
     "features.gram_weight": (0.5, FEATURES),

@@ -200,7 +200,7 @@ ONE = "teacher.members.one."
 def of_a_member(word: str) -> str:
     """A setting of a teacher that teaches alone, as that of one of several."""
     for alone, member in (("teacher.", ONE), ("objective.features.", f"{ONE}features.")):
-        if word.startswith(alone) and word.partition("=")[0] != "teacher.kind":
+        if word.startswith(alone) and not word.startswith(("teacher.kind", "teacher.members.")):
             return word.replace(alone, member, 1)
     return word
 

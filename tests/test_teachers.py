@@ -46,11 +46,16 @@ def kinds(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tupl
         "frozen": frozen(run),
         "timm": (*from_timm, "teacher.image_size=32", "objective.patch.target=features"),
         "partial": ("teacher.kind=partial", f"teacher.checkpoint={run}", "teacher.trainable=[norms]"),
+        "ensemble": (
+            *("teacher.kind=ensemble", "objective.patch.target=features", f"teacher.members.own.checkpoint={run}"),
+            *(word.replace("teacher.", "teacher.members.other.", 1) for word in from_timm[1:]),
+            "teacher.members.other.image_size=32",
+        ),
     }
 
 
 WITHOUT_GRADIENT = ["full", "head-only", "frozen", "timm"]
-NAMES = [*WITHOUT_GRADIENT, "partial"]
+NAMES = [*WITHOUT_GRADIENT, "partial", "ensemble"]
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
@@ -72,7 +77,7 @@ def batch_for(parts: Parts) -> Batch:
 def test_every_public_teacher_is_made_by_some_recipe(kinds: dict[str, tuple[str, ...]], tmp_path: Path):
     made = {type(compose(tiny(tmp_path, *kinds[name])).teacher).__name__ for name in NAMES}
     # A cached one needs a cache: it is made in test_cached_teacher.
-    assert made | {"Cached"} == set(teachers.__all__) == {"Cached", "Frozen", "Momentum", "Partial"}
+    assert made | {"Cached"} == set(teachers.__all__) == {"Cached", "Ensemble", "Frozen", "Momentum", "Partial"}
 
 
 @pytest.mark.parametrize("name", NAMES)

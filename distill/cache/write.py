@@ -39,7 +39,7 @@ from distill.contracts import Batch, Tokens
 from distill.data.broken import BrokenTally
 from distill.data.fixed import num_views
 from distill.data.sources import open_source
-from distill.encoders.attention import prefer_plain_attention
+from distill.encoders.attention import choose_attention
 
 Say = Callable[[str], None]
 
@@ -82,8 +82,8 @@ class Writer:
         """Raises ValueError when teacher or data cannot be loaded."""
         self.recipe, self.device, self.precision = recipe, device, precision
         self.teacher = load_teacher(recipe).to(device)
-        if device.type == "cpu" and precision == "bf16":
-            prefer_plain_attention(self.teacher)
+        if device.type == "cpu":
+            choose_attention(self.teacher, bf16=precision == "bf16")
         source = open_source(recipe.data)
         side = max(recipe.data.image_size, self.teacher.image_size)
         self.maker = ViewMaker(source, recipe, side=side, device=device)

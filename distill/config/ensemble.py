@@ -2,15 +2,25 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar, runtime_checkable
 
 from distill.config.checks import InvalidCombination, Rule
-from distill.config.objective import Features
+from distill.config.objective import Features, Objective
+from distill.config.student import Student
 from distill.config.target_rules import hears_patches
 from distill.config.teacher import Loaded, Teacher
 
-if TYPE_CHECKING:
-    from distill.config.recipe import Recipe
+
+@runtime_checkable
+class Whole(Protocol):
+    """What is read of a recipe, which is checked here before it exists."""
+
+    teacher: Teacher
+    objective: Objective
+    student: Student
+
+
+Recipe = TypeVar("Recipe", bound=Whole)
 
 RESERVED = {
     *("apply", "buffers", "children", "clear", "compile", "cpu", "cuda", "double", "eval", "float", "forward", "half"),
@@ -22,7 +32,7 @@ RESERVED = {
 LOADED = tuple(each.name for each in fields(Loaded))
 
 
-def by_teacher(recipe: "Recipe") -> dict[str, "Recipe"]:
+def by_teacher(recipe: Recipe) -> dict[str, Recipe]:
     """The recipe as every member of its ensemble would have it if it taught alone, by the member's name.
 
     Where there is one teacher, whichever it is, the recipe as it is, under an empty name.
@@ -32,12 +42,12 @@ def by_teacher(recipe: "Recipe") -> dict[str, "Recipe"]:
     return {name: _alone(recipe, name) for name in recipe.teacher.members}
 
 
-def cache_places(recipe: "Recipe") -> tuple[str, ...]:
+def cache_places(recipe: Whole) -> tuple[str, ...]:
     """Settings that say where some teacher's cache lies, which changes no result."""
     return ("teacher.cache", *(f"teacher.members.{name}.cache" for name in recipe.teacher.members))
 
 
-def problems_of_members(recipe: "Recipe") -> Iterator[InvalidCombination]:
+def problems_of_members(recipe: Whole) -> Iterator[InvalidCombination]:
     """What would be wrong with a member if it taught alone, said of the member's settings."""
     for name in recipe.teacher.members if recipe.teacher.kind == "ensemble" else ():
         try:
@@ -47,7 +57,7 @@ def problems_of_members(recipe: "Recipe") -> Iterator[InvalidCombination]:
             yield InvalidCombination(keys, f"teacher.members.{name}, if it taught alone: {problem}")
 
 
-def rules_of_the_ensemble(recipe: "Recipe") -> list[Rule]:
+def rules_of_the_ensemble(recipe: Whole) -> list[Rule]:
     teacher, objective, student = recipe.teacher, recipe.objective, recipe.student
     is_ensemble = teacher.kind == "ensemble"
     default = Teacher()
@@ -108,7 +118,7 @@ def rules_of_the_ensemble(recipe: "Recipe") -> list[Rule]:
     ]
 
 
-def _alone(recipe: "Recipe", name: str) -> "Recipe":
+def _alone(recipe: Recipe, name: str) -> Recipe:
     member = recipe.teacher.members[name]
     objective = recipe.objective
     patch = replace(objective.patch, weight=objective.patch.weight * member.weight)

@@ -16,7 +16,7 @@ from distill.compose import Parts, compose, load_teacher, who
 from distill.config import WITH_TEXT, Recipe, by_teacher, save_recipe
 from distill.data.loader import BatchStream
 from distill.data.sources import open_source
-from distill.encoders.attention import prefer_plain_attention
+from distill.encoders.attention import choose_attention
 from distill.encoders.batch_norm import join_processes
 from distill.environment import environment
 from distill.eval.in_training import evaluate_in_training
@@ -140,8 +140,8 @@ class Training:
         for part in (parts.learner, parts.teacher, parts.objective):
             if part is not None:
                 part.to(device)
-        if device.type == "cpu" and self.accelerator.mixed_precision == "bf16":
-            prefer_plain_attention(parts.learner, parts.teacher)
+        if device.type == "cpu":
+            choose_attention(parts.learner, parts.teacher, bf16=self.accelerator.mixed_precision == "bf16")
         if self.accelerator.num_processes > 1:
             join_processes(parts.learner.encoder.image, device)
         parts.learner.train()
