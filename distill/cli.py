@@ -68,7 +68,10 @@ examples:
   distill eval runs/ibotpp-seed0 zero_shot_segmentation
   distill eval runs/ibotpp-seed0 knn evaluate.classes=flowers
   distill eval runs/vanilla-seed0 agreement
-  distill eval runs/vanilla-seed0 agreement side=untrained"""
+  distill eval runs/vanilla-seed0 agreement side=untrained
+  distill eval list                         data sets: what is measured on them, and which are there
+  distill eval list ade20k                  its layout, and where it comes from
+  DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k"""
 
 CACHE = """\
 examples:
@@ -112,6 +115,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if not arguments:
         parser.print_help(sys.stderr)
         raise SystemExit(2)
+    if list(arguments[:2]) == ["eval", "list"]:
+        return build_list_parser().parse_args(arguments[2:])
     options, left = parser.parse_known_args(arguments)
     # argparse gives up on words that follow an option; key=value words may stand anywhere.
     if left and (any(word.startswith("-") for word in left) or "words" not in options):
@@ -147,6 +152,16 @@ def build_parser() -> argparse.ArgumentParser:
     action = _command(actions, "show", "the resolved page as YAML", run=show_recipe)
     action.add_argument("recipe", metavar="RECIPE")
     action.add_argument("words", metavar="key=value", nargs="*", help=settings)
+    return parser
+
+
+def build_list_parser() -> argparse.ArgumentParser:
+    """`eval list` stands where `eval RUN` has its run, so it has a parser of its own."""
+    summary = "List the data sets that evaluation knows, what is measured on them, and which are there."
+    parser = argparse.ArgumentParser(prog="distill eval list", description=summary)
+    parser.add_argument("names", metavar="NAME", nargs="*", help="show the layout of these, and where they come from")
+    parser.add_argument("--root", type=Path, metavar="FOLDER", help="holds the data sets (default: DISTILL_DATA)")
+    parser.set_defaults(command=list_data_sets)
     return parser
 
 
@@ -263,6 +278,15 @@ def evaluate(options: argparse.Namespace) -> int:
     from distill.eval.command import evaluate_checkpoint
 
     evaluate_checkpoint(options.path, options.task, options.words)
+    return 0
+
+
+def list_data_sets(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from distill.eval.layouts.listing import show
+
+    show(options.names, options.root, console=Console())
     return 0
 
 

@@ -53,9 +53,10 @@ class Evaluate:
     num_images: int = 512
     """Budget during training."""
     segmentation: str | None = None
-    """Held-out pictures with masks: a folder in the layout of shared/data/coco_panoptic; scenes when not set."""
+    """Held-out pictures with masks: a folder in the layout of shared/data/coco_panoptic, or a name of `distill eval
+    list`, such as ade20k; for retrieval the pictures with captions, such as flickr30k. Scenes when not set."""
     classes: str | None = None
-    """knn: image-classification folder with train/ and val/."""
+    """knn: image-classification folder with train/ and val/, or a name of `distill eval list`, such as imagenet."""
     templates: Literal["plain", "tcl"] = "plain"
     features: Literal["value", "final"] = "value"
     mode: Literal["whole", "slide"] = "whole"

@@ -3,13 +3,11 @@
 A limit takes pictures evenly spaced over the sorted files, so a folder sorted by class keeps its classes.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,6 +16,7 @@ from distill.data.broken import BrokenSample
 from distill.data.pictures import load_rgb, open_picture
 from distill.data.scenes import SceneWorld, Split
 from distill.eval.features import resize_short_side, short_side_size
+from distill.eval.files import pictures, read_image, read_object, to_pixels
 
 IGNORE = 255
 """Label of pixels that do not count."""
@@ -50,8 +49,8 @@ class FolderSegmentation:
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Int[Tensor, "H W"]]:
         mask_file = self.masks[index]
-        pixels = _to_pixels(_read_image(self.path / "images" / self.split / f"{mask_file.stem}.jpg").convert("RGB"))
-        ids = torch.from_numpy(np.array(_read_image(mask_file))).long()
+        pixels = to_pixels(read_image(self.path / "images" / self.split / f"{mask_file.stem}.jpg").convert("RGB"))
+        ids = torch.from_numpy(np.array(read_image(mask_file))).long()
         if ids.shape != pixels.shape[1:]:
             raise ValueError(f"{mask_file}: the mask is {tuple(ids.shape)} and its picture {tuple(pixels.shape[1:])}")
         labels = self._label_of[ids.clamp(max=NUM_IDS)]
@@ -67,7 +66,7 @@ class FolderCaptions:
 
     def __init__(self, path: str | Path, split: str = "val", *, image_size: int, limit: int | None = None):
         self.folder, self.image_size = Path(path) / "images" / split, image_size
-        captions = _read_json(Path(path) / f"captions_{split}.json")
+        captions = read_object(Path(path) / f"captions_{split}.json")
         names = sorted(captions)
         self.names = [names[index] for index in spread(len(names), limit)]
         self.captions: list[list[str]] = [captions[name] for name in self.names]
@@ -84,12 +83,28 @@ class ClassFolder:
 
     ignore = -1
 
-    def __init__(self, path: str | Path, split: str, *, image_size: int, limit: int | None = None):
-        """Raises ValueError when the folder holds no classes."""
+    def __init__(
+        self,
+        path: str | Path,
+        split: str,
+        *,
+        image_size: int,
+        limit: int | None = None,
+        names: dict[str, str] | None = None,
+    ):
+        """`names`: what the class of each folder is called, in the order of the labels; its folders need not be there.
+
+        Raises ValueError when the folder holds no classes, or one without a name.
+        """
         folder = Path(path) / split
         self.image_size = image_size
-        self.class_names: list[str] = sorted(each.name for each in folder.glob("*/"))
-        files = [(file, label) for label, name in enumerate(self.class_names) for file in _pictures(folder / name)]
+        present = sorted(each.name for each in folder.glob("*/"))
+        names = dict(zip(present, present, strict=True)) if names is None else names
+        if unknown := [name for name in present if name not in names]:
+            raise ValueError(f"{folder / unknown[0]}: this data set has no class {unknown[0]}")
+        self.class_names: list[str] = list(names.values())
+        label_of = {name: label for label, name in enumerate(names)}
+        files = [(file, label_of[name]) for name in present for file in pictures(folder / name)]
         self.files = [files[index] for index in spread(len(files), limit)]
         if not files:
             raise ValueError(f"{folder} holds no CLASS/picture files")
@@ -175,35 +190,12 @@ def read_square(file: Path, side: int) -> Float[Tensor, "3 side side"]:
         picture = load_rgb(open_picture(file, name=str(file)), side=side, name=str(file))
     except BrokenSample as error:
         raise ValueError(f"{error}; remove or repair it: evaluation leaves nothing out") from error
-    return functional.interpolate(_to_pixels(picture)[None], (side, side), mode="bilinear", antialias=True)[0]
-
-
-def _to_pixels(picture: Image.Image) -> Float[Tensor, "3 H W"]:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
-
-
-def _read_image(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as picture:
-            picture.load()
-            return picture
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read as a picture ({type(error).__name__})") from error
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        page = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    if not isinstance(page, dict):
-        raise ValueError(f"{file}: expected an object, not a {type(page).__name__}")
-    return page
+    return functional.interpolate(to_pixels(picture)[None], (side, side), mode="bilinear", antialias=True)[0]
 
 
 def _read_classes(file: Path) -> tuple[list[str], int, Int[Tensor, " ids"]]:
     """Names with things first, the number of things, and the label of every id (-1: unknown)."""
-    page = _read_json(file)
+    page = read_object(file)
     try:
         # A folder that does not tell things from stuff has things only.
         classes = sorted(page["classes"], key=lambda each: not each.get("isthing", True))
@@ -220,7 +212,3 @@ def _read_classes(file: Path) -> tuple[list[str], int, Int[Tensor, " ids"]]:
     label_of[ids] = torch.arange(len(ids))
     label_of[ignored] = IGNORE
     return names, num_things, label_of
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))

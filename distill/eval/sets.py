@@ -1,20 +1,17 @@
 """What a recipe's tasks are measured on, and where it comes from."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import get_args
 
 from distill.config import Granularity, Recipe
 from distill.contracts import SegmentationSet
 from distill.data.scenes import SceneWorld
-from distill.eval.datasets import (
-    ClassFolder,
-    FolderCaptions,
-    FolderSegmentation,
-    SceneCaptions,
-    SceneClasses,
-    SceneMasks,
-)
+from distill.eval.datasets import SceneCaptions, SceneClasses, SceneMasks
 from distill.eval.knn import ClassifiedPictures
+from distill.eval.layouts import open_captions, open_classes, open_segmentation
+from distill.eval.layouts.dataset import Role
 from distill.eval.retrieval import CaptionedPictures
 
 CAPTIONS: tuple[Granularity, Granularity] = ("alt", "detailed")
@@ -58,9 +55,13 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
     return EvaluationData(**sets)
 
 
-def _masks(recipe: Recipe, world: SceneWorld | None, split: str, num_images: int | None, drawn: int) -> SegmentationSet:
-    if recipe.evaluate.segmentation is not None:
-        return FolderSegmentation(_folder(recipe, "segmentation"), split, limit=num_images)
+def _masks(
+    recipe: Recipe, world: SceneWorld | None, split: Role, num_images: int | None, drawn: int
+) -> SegmentationSet:
+    place = recipe.evaluate.segmentation
+    if place is not None:
+        with _asked_by("segmentation", place):
+            return open_segmentation(place, split, limit=num_images)
     return SceneMasks(_needed(world, "segmentation"), "train" if split == "train" else "heldout", drawn)
 
 
@@ -68,9 +69,10 @@ def _captions(
     recipe: Recipe, world: SceneWorld | None, num_images: int | None, drawn: int
 ) -> tuple[CaptionedPictures, CaptionedPictures]:
     """A folder has one kind of captions: both CLS tokens are asked for the same."""
-    if recipe.evaluate.segmentation is not None:
-        folder = _folder(recipe, "segmentation")
-        pictures = FolderCaptions(folder, "val", image_size=recipe.data.image_size, limit=num_images)
+    place = recipe.evaluate.segmentation
+    if place is not None:
+        with _asked_by("segmentation", place):
+            pictures = open_captions(place, image_size=recipe.data.image_size, limit=num_images)
         return pictures, pictures
     world = _needed(world, "segmentation")
     return SceneCaptions(world, CAPTIONS[0], drawn), SceneCaptions(world, CAPTIONS[1], drawn)
@@ -79,22 +81,25 @@ def _captions(
 def _classes(
     recipe: Recipe, world: SceneWorld | None, num_images: int | None, drawn: int
 ) -> tuple[ClassifiedPictures, ClassifiedPictures]:
-    if recipe.evaluate.classes is not None:
-        folder, image_size = _folder(recipe, "classes"), recipe.data.image_size
-        train, val = (ClassFolder(folder, part, image_size=image_size, limit=num_images) for part in ("train", "val"))
+    place, image_size = recipe.evaluate.classes, recipe.data.image_size
+    if place is not None:
+        with _asked_by("classes", place):
+            train, val = (open_classes(place, role, image_size=image_size, limit=num_images) for role in get_args(Role))
         return train, val
     world = _needed(world, "classes")
     return SceneClasses(world, "train", drawn), SceneClasses(world, "heldout", drawn)
 
 
-def _folder(recipe: Recipe, key: str) -> Path:
-    path = Path({"segmentation": recipe.evaluate.segmentation, "classes": recipe.evaluate.classes}[key])
-    if not path.is_dir():
-        raise ValueError(f"evaluate.{key}={path} is not a folder")
-    return path
+@contextmanager
+def _asked_by(key: str, place: str) -> Iterator[None]:
+    """A ValueError inside names the setting that asked for the data."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"evaluate.{key}={place}: {error}") from error
 
 
 def _needed(world: SceneWorld | None, key: str) -> SceneWorld:
     if world is None:
-        raise ValueError(f"data.source=dataset has no held-out pictures of its own: set evaluate.{key}=FOLDER")
+        raise ValueError(f"data.source=dataset has no held-out pictures of its own: set evaluate.{key}=FOLDER or NAME")
     return world

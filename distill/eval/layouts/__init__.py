@@ -1,0 +1,21 @@
+"""Data sets in the layouts that people have on disk, all below one root; nothing is downloaded."""
+
+from distill.eval.layouts.registry import (
+    DATA_SETS,
+    open_captions,
+    open_classes,
+    open_depth,
+    open_normals,
+    open_pairs,
+    open_segmentation,
+)
+
+__all__ = [
+    "DATA_SETS",
+    "open_captions",
+    "open_classes",
+    "open_depth",
+    "open_normals",
+    "open_pairs",
+    "open_segmentation",
+]

@@ -1,0 +1,238 @@
+"""Pictures with captions: Flickr30k, COCO and DOCCI; and SugarCrepe's pairs of a right and a wrong caption."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from distill.eval.datasets import read_square, spread
+from distill.eval.files import read_object
+from distill.eval.layouts.coco import pictures_of
+from distill.eval.layouts.dataset import DataSet, one_of
+
+MOST_CAPTIONS = 5
+"""Of a COCO picture: the first five, as in the papers; a few have six or seven."""
+PAIR_KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
+
+Captioned = list[tuple[Path, list[str]]]
+
+
+class ListedCaptions:
+    """Whole pictures, made square, with their captions. A limit takes them evenly spaced over the list."""
+
+    def __init__(self, listed: Captioned, *, image_size: int, limit: int | None = None):
+        self.image_size = image_size
+        kept = [listed[index] for index in spread(len(listed), limit)]
+        self.files: list[Path] = [file for file, _ in kept]
+        self.captions: list[list[str]] = [captions for _, captions in kept]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
+        return torch.stack([read_square(file, self.image_size) for file in self.files[start:stop]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionPair:
+    """One question: which of two captions is the picture's?"""
+
+    picture: Path
+    right: str
+    wrong: str
+    kind: str
+    """How the wrong caption was made."""
+
+
+class CaptionPairs:
+    """SugarCrepe's questions. A limit takes them evenly spaced, so that every kind keeps its share."""
+
+    def __init__(self, listed: list[CaptionPair], *, image_size: int, limit: int | None = None):
+        self.image_size = image_size
+        self.pairs: list[CaptionPair] = [listed[index] for index in spread(len(listed), limit)]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
+        return torch.stack([read_square(pair.picture, self.image_size) for pair in self.pairs[start:stop]])
+
+
+def flickr30k(folder: Path, split: str) -> Captioned:
+    """Karpathy's split; its test part has 1000 pictures with five captions each."""
+    pictures = one_of(folder, "flickr30k-images", "flickr30k_images", "images")
+    file = folder / "dataset_flickr30k.json"
+    return [(pictures / each["filename"], _sentences(each)) for each in _karpathy(file, split)]
+
+
+def coco_karpathy(folder: Path, split: str) -> Captioned:
+    """Karpathy's split of COCO 2014; its test part has 5000 pictures. `train` takes in his `restval`."""
+    file = folder / "dataset_coco.json"
+    return [
+        (pictures_of(folder, each["filepath"]) / each["filename"], _sentences(each)[:MOST_CAPTIONS])
+        for part in ([split, "restval"] if split == "train" else [split])
+        for each in _karpathy(file, part)
+    ]
+
+
+def coco_captions(folder: Path, split: str) -> Captioned:
+    """The captions of COCO 2017 as published."""
+    file = folder / "annotations" / f"captions_{split}.json"
+    page, pictures = read_object(file), pictures_of(folder, split)
+    try:
+        captions: dict[int, list[str]] = {each["id"]: [] for each in page["images"]}
+        for each in page["annotations"]:
+            captions[each["image_id"]].append(_one_line(each["caption"]))
+        listed = [
+            (pictures / each["file_name"], captions[each["id"]][:MOST_CAPTIONS])
+            for each in sorted(page["images"], key=lambda each: each["file_name"])
+        ]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file}: expected images and annotations with captions ({error!r})") from error
+    return _with_captions(listed, file)
+
+
+def docci(folder: Path, split: str) -> Captioned:
+    """One long description each; the test part has 5000 pictures."""
+    file = folder / "docci_descriptions.jsonlines"
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        listed = [
+            (folder / "images" / each["image_file"], [_one_line(each["description"])])
+            for each in lines
+            if each["split"] == split
+        ]
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file}: expected lines with image_file, split and description ({error!r})") from error
+    return _with_captions(listed, file)
+
+
+def sugarcrepe(root: Path, split: str) -> list[CaptionPair]:
+    """All seven kinds, in the order of their names and of the files."""
+    folder = one_of(root, "sugar-crepe/data", "sugarcrepe")
+    pictures = one_of(root, *SUGARCREPE_PICTURES)
+    pairs = []
+    for kind in PAIR_KINDS:
+        file = folder / f"{kind}.json"
+        questions = read_object(file)
+        if not questions:
+            raise ValueError(f"{file} asks nothing")
+        try:
+            for each in questions.values():
+                right, wrong = each["caption"], each["negative_caption"]
+                pairs.append(CaptionPair(picture=pictures / each["filename"], right=right, wrong=wrong, kind=kind))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{file}: expected filename, caption and negative_caption ({error!r})") from error
+    return pairs
+
+
+def _karpathy(file: Path, split: str) -> list[dict]:
+    """What Karpathy's file says about each picture of a split."""
+    try:
+        chosen = [each for each in read_object(file)["images"] if each["split"] == split]
+        if not all(each["sentences"] and each["filename"] for each in chosen):
+            raise ValueError(f"{file}: a picture of split {split} has no captions")
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file}: expected images with split, filename and sentences ({error!r})") from error
+    if not chosen and split != "restval":
+        raise ValueError(f"{file} has no pictures of split {split}")
+    return chosen
+
+
+def _sentences(picture: dict) -> list[str]:
+    return [_one_line(sentence["raw"]) for sentence in picture["sentences"]]
+
+
+def _with_captions(listed: Captioned, file: Path) -> Captioned:
+    if not listed or not all(captions for _, captions in listed):
+        raise ValueError(f"{file}: a picture has no captions, or there are no pictures")
+    return listed
+
+
+def _one_line(caption: str) -> str:
+    return " ".join(caption.split())
+
+
+SUGARCREPE_PICTURES = ("coco/val2017", "coco/images/val2017", "sugar-crepe/data/coco/images/val2017")
+CAPTIONS: dict[str, DataSet] = {
+    "flickr30k": DataSet(
+        title="Flickr30k, Karpathy's split",
+        kind="captions",
+        tasks=("retrieval",),
+        page=(
+            "https://shannon.cs.illinois.edu/DenotationGraph (pictures), "
+            "https://cs.stanford.edu/people/karpathy/deepimagesent (caption_datasets.zip)"
+        ),
+        folders=("flickr30k", "Flickr30k"),
+        tree="flickr30k-images/*.jpg | flickr30k_images/*.jpg | images/*.jpg\ndataset_flickr30k.json",
+        needs=dict.fromkeys(
+            ("train", "val"), ("dataset_flickr30k.json", ("flickr30k-images", "flickr30k_images", "images"))
+        ),
+        splits={"train": "train", "val": "test"},
+        read=flickr30k,
+    ),
+    "coco_karpathy": DataSet(
+        title="COCO 2014 captions, Karpathy's split",
+        kind="captions",
+        tasks=("retrieval",),
+        page=(
+            "https://cocodataset.org/#download (train2014.zip, val2014.zip), "
+            "https://cs.stanford.edu/people/karpathy/deepimagesent (caption_datasets.zip)"
+        ),
+        folders=("coco",),
+        tree="{train2014,val2014}/*.jpg | images/{train2014,val2014}/*.jpg\ndataset_coco.json",
+        needs={
+            "train": ("dataset_coco.json", ("train2014", "images/train2014"), ("val2014", "images/val2014")),
+            "val": ("dataset_coco.json", ("val2014", "images/val2014")),
+        },
+        splits={"train": "train", "val": "test"},
+        read=coco_karpathy,
+    ),
+    "coco_captions": DataSet(
+        title="COCO 2017 captions",
+        kind="captions",
+        tasks=("retrieval",),
+        page="https://cocodataset.org/#download (val2017.zip, annotations_trainval2017.zip)",
+        folders=("coco",),
+        tree=(
+            "{train2017,val2017}/*.jpg | images/{train2017,val2017}/*.jpg\n"
+            "annotations/captions_{train2017,val2017}.json"
+        ),
+        needs={
+            "train": (("train2017", "images/train2017"), "annotations/captions_train2017.json"),
+            "val": (("val2017", "images/val2017"), "annotations/captions_val2017.json"),
+        },
+        splits={"train": "train2017", "val": "val2017"},
+        read=coco_captions,
+    ),
+    "docci": DataSet(
+        title="DOCCI, long descriptions",
+        kind="captions",
+        tasks=("retrieval",),
+        page="https://google.github.io/docci (docci_descriptions.jsonlines, docci_images.tar.gz)",
+        folders=("docci", "DOCCI"),
+        tree="images/*.jpg\ndocci_descriptions.jsonlines",
+        needs=dict.fromkeys(("train", "val"), ("images", "docci_descriptions.jsonlines")),
+        splits={"train": "train", "val": "test"},
+        read=docci,
+    ),
+}
+PAIRS: dict[str, DataSet] = {
+    "sugarcrepe": DataSet(
+        title="SugarCrepe, seven kinds of wrong captions",
+        kind="pairs",
+        tasks=("compositional_pairs",),
+        page="https://github.com/RAIVNLab/sugar-crepe (folder data), https://cocodataset.org/#download (val2017.zip)",
+        folders=(".",),
+        tree=(
+            "sugar-crepe/data/{add,replace,swap}_{att,obj}.json and replace_rel.json | sugarcrepe/ with these files\n"
+            f"{' | '.join(f'{place}/*.jpg' for place in SUGARCREPE_PICTURES)}"
+        ),
+        needs={"val": (("sugar-crepe/data/add_att.json", "sugarcrepe/add_att.json"), SUGARCREPE_PICTURES)},
+        splits={"val": "test"},
+        read=sugarcrepe,
+    ),
+}

@@ -1,0 +1,106 @@
+"""COCO's pictures with a label per pixel: COCO-Stuff and COCO panoptic, as their archives unpack."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from distill.eval.datasets import IGNORE
+from distill.eval.files import read_object
+from distill.eval.layouts.dataset import DataSet, one_of
+from distill.eval.layouts.names import ids, names
+from distill.eval.layouts.pairing import by_stem
+from distill.eval.layouts.pixel_maps import MaskFiles, by_id, labels_of_numbers, read_numbers
+
+NUM_THINGS = 80
+TASKS = ("zero_shot_segmentation", "linear_segmentation")
+
+
+def pictures_of(folder: Path, split: str) -> Path:
+    """Where COCO's pictures lie: some people unpack them into `images`."""
+    return one_of(folder, split, f"images/{split}")
+
+
+def coco_stuff(folder: Path, split: str) -> MaskFiles:
+    """Pixel values 0 to 181 (without the 11 that nobody annotated) to 171 labels; 255 is unlabelled."""
+    maps = one_of(folder, *_stuff_maps(split))
+    masks = sorted(file for file in maps.glob("*.png") if not file.stem.endswith("_labelTrainIds"))
+    return MaskFiles(
+        files=by_stem(masks, pictures_of(folder, split)),
+        class_names=names("coco_stuff"),
+        decode=by_id({id: label for label, id in enumerate(ids("coco_stuff"))}, ignored=(IGNORE,)),
+        num_things=NUM_THINGS,
+    )
+
+
+def coco_panoptic(folder: Path, split: str) -> MaskFiles:
+    """Segments to the label of their category, crowds included; black is void and ignored."""
+    page_file = folder / "annotations" / f"panoptic_{split}.json"
+    segments_of = _segments(read_object(page_file), page_file)
+    maps = one_of(folder, *_panoptic_maps(split))
+
+    def decode(file: Path) -> Int[Tensor, "H W"]:
+        return labels_of_numbers(read_numbers(file), {0: IGNORE} | segments_of[file.name], file)
+
+    return MaskFiles(
+        files=by_stem([maps / name for name in sorted(segments_of)], pictures_of(folder, split)),
+        class_names=names("coco_panoptic"),
+        decode=decode,
+        num_things=NUM_THINGS,
+    )
+
+
+def _segments(page: dict[str, Any], file: Path) -> dict[str, dict[int, int]]:
+    """For every mask's file name the label of each segment id."""
+    label_of = {category: label for label, category in enumerate(ids("coco_panoptic"))}
+    try:
+        return {
+            each["file_name"]: {segment["id"]: label_of[segment["category_id"]] for segment in each["segments_info"]}
+            for each in page["annotations"]
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file}: expected annotations with file_name and segments_info, of COCO's 133 categories ({error!r})"
+        ) from error
+
+
+def _stuff_maps(split: str) -> tuple[str, ...]:
+    return f"stuffthingmaps/{split}", f"annotations/{split}"
+
+
+def _panoptic_maps(split: str) -> tuple[str, ...]:
+    return f"annotations/panoptic_{split}", f"panoptic_{split}"
+
+
+SPLITS = {"train": "train2017", "val": "val2017"}
+COCO_MASKS: dict[str, DataSet] = {
+    "coco_stuff": DataSet(
+        title="COCO-Stuff, 171 classes",
+        kind="segmentation",
+        tasks=TASKS,
+        page="https://github.com/nightrome/cocostuff (stuffthingmaps_trainval2017.zip), pictures from https://cocodataset.org",
+        folders=("coco", "coco_stuff164k"),
+        tree="{train2017,val2017}/*.jpg | images/{train2017,val2017}/*.jpg\n"
+        "stuffthingmaps/{train2017,val2017}/*.png | annotations/{train2017,val2017}/*.png",
+        needs={role: ((split, f"images/{split}"), _stuff_maps(split)) for role, split in SPLITS.items()},
+        splits=SPLITS,
+        read=coco_stuff,
+    ),
+    "coco_panoptic": DataSet(
+        title="COCO panoptic as semantic classes, 133 classes",
+        kind="segmentation",
+        tasks=TASKS,
+        page="https://cocodataset.org/#download (panoptic_annotations_trainval2017.zip and the zip files inside of it)",
+        folders=("coco",),
+        tree="{train2017,val2017}/*.jpg | images/{train2017,val2017}/*.jpg\n"
+        "annotations/panoptic_{train2017,val2017}.json\n"
+        "annotations/panoptic_{train2017,val2017}/*.png | panoptic_{train2017,val2017}/*.png",
+        needs={
+            role: ((split, f"images/{split}"), f"annotations/panoptic_{split}.json", _panoptic_maps(split))
+            for role, split in SPLITS.items()
+        },
+        splits=SPLITS,
+        read=coco_panoptic,
+    ),
+}
