@@ -114,6 +114,7 @@ def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side,
         "num_images": result.num_images,
         "values": _without_nan(result.values),
         "per_class": _without_nan(result.per_class),
+        "notes": list(result.notes),
         "settings": result.settings,
         "evaluate": asdict(asked),
     }
@@ -125,8 +126,9 @@ def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side,
 
 
 def table_of(result: TaskResult, *, title: str) -> Table:
-    """Values in percent, losses as they are, then the classes from best to worst without those that never occurred."""
-    table = Table("measure", title=title)
+    """Values in percent, losses as they are, then the classes from best to worst without those that never occurred.
+    Notes stand below."""
+    table = Table("measure", title=title, caption="\n".join(result.notes) or None, caption_justify="left")
     table.add_column("%", justify="right")
     for name, value in result.values.items():
         shown = f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"

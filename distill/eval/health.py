@@ -71,7 +71,7 @@ def evaluate(encoder: DualEncoder, data: ClassifiedPictures, settings: HealthSet
             correlations[view, "patches"].add(_vectors(here_BDhw), _vectors(there_BDhw))
             correlations[view, "cls"].add(whole.cls[:, 0], cls_BD)
             cosines[view].append(functional.cosine_similarity(whole.cls[:, 0], cls_BD).cpu())
-    values = {f"{name}_rank": spread.rank / max(spread.largest_rank, 1) for name, spread in spreads.items()}
+    values = {f"{name}_rank": each.rank / max(each.largest_rank, 1) for name, each in spreads.items()}
     values |= {"patches_alive": spreads["patch"].alive, "cls_alive": spreads["cls"].alive}
     values |= {_name(view, kind): found.value for (view, kind), found in correlations.items()}
     return TaskResult(
@@ -178,8 +178,8 @@ def _name(view: str, kind: str) -> str:
 
 def _ranks(spreads: dict[str, Spread]) -> list[str]:
     return [
-        f"effective rank of the {name} features: {spread.rank:.1f} of {spread.largest_rank}"
-        for name, spread in spreads.items()
+        f"effective rank of the {name} features: {each.rank:.1f} of {each.largest_rank}"
+        for name, each in spreads.items()
     ]
 
 

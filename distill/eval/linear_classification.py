@@ -85,8 +85,7 @@ def evaluate(
         predicted_Q,
         label_Q,
         class_names=data.class_names,
-        settings=asdict(settings)
-        | {"num_train_images": len(train_n), "chosen": _candidates(settings)[chosen]},
+        settings=asdict(settings) | {"num_train_images": len(train_n), "chosen": _candidates(settings)[chosen]},
     )
 
 

@@ -1,11 +1,13 @@
 """What a recipe's tasks are measured on, and where it comes from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from distill.config import Granularity, Recipe
 from distill.contracts import SegmentationSet
 from distill.data.scenes import SceneWorld
+from distill.eval.compositional_pairs import ContrastedPictures
 from distill.eval.datasets import (
     ClassFolder,
     FolderCaptions,
@@ -14,7 +16,10 @@ from distill.eval.datasets import (
     SceneClasses,
     SceneMasks,
 )
+from distill.eval.instance_retrieval import InstanceSubset
+from distill.eval.instances import folder_instances, scene_instances
 from distill.eval.knn import ClassifiedPictures
+from distill.eval.pairs import FolderPairs, ScenePairs
 from distill.eval.retrieval import CaptionedPictures
 
 CAPTIONS: tuple[Granularity, Granularity] = ("alt", "detailed")
@@ -35,6 +40,8 @@ class EvaluationData:
     """The same pictures with what the first and what the last CLS token should retrieve."""
     classes: ClassifiedPictures | None = None
     classes_train: ClassifiedPictures | None = None
+    pairs: ContrastedPictures | None = None
+    instances: Sequence[InstanceSubset] | None = None
 
 
 def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
@@ -53,8 +60,14 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
         sets["segmentation_train"] = _masks(recipe, world, "train", num_images, drawn)
     if "retrieval" in asked.tasks:
         sets["captions"] = _captions(recipe, world, num_images, drawn)
-    if "knn" in asked.tasks:
-        sets["classes_train"], sets["classes"] = _classes(recipe, world, num_images, drawn)
+    if {"knn", "linear_classification"} & set(asked.tasks):
+        sets["classes_train"] = _classes(recipe, world, "train", num_images, drawn)
+    if {"knn", "linear_classification", "zero_shot_classification", "health"} & set(asked.tasks):
+        sets["classes"] = _classes(recipe, world, "val", num_images, drawn)
+    if "compositional_pairs" in asked.tasks:
+        sets["pairs"] = _pairs(recipe, world, num_images, drawn)
+    if "instance_retrieval" in asked.tasks:
+        sets["instances"] = _instances(recipe, world, num_images, drawn)
     return EvaluationData(**sets)
 
 
@@ -77,18 +90,36 @@ def _captions(
 
 
 def _classes(
-    recipe: Recipe, world: SceneWorld | None, num_images: int | None, drawn: int
-) -> tuple[ClassifiedPictures, ClassifiedPictures]:
+    recipe: Recipe, world: SceneWorld | None, split: str, num_images: int | None, drawn: int
+) -> ClassifiedPictures:
     if recipe.evaluate.classes is not None:
-        folder, image_size = _folder(recipe, "classes"), recipe.data.image_size
-        train, val = (ClassFolder(folder, part, image_size=image_size, limit=num_images) for part in ("train", "val"))
-        return train, val
-    world = _needed(world, "classes")
-    return SceneClasses(world, "train", drawn), SceneClasses(world, "heldout", drawn)
+        return ClassFolder(_folder(recipe, "classes"), split, image_size=recipe.data.image_size, limit=num_images)
+    return SceneClasses(_needed(world, "classes"), "train" if split == "train" else "heldout", drawn)
+
+
+def _pairs(recipe: Recipe, world: SceneWorld | None, num_images: int | None, drawn: int) -> ContrastedPictures:
+    if recipe.evaluate.pairs is not None:
+        return FolderPairs(_folder(recipe, "pairs"), image_size=recipe.data.image_size, limit=num_images)
+    return ScenePairs(_needed(world, "pairs"), drawn)
+
+
+def _instances(
+    recipe: Recipe, world: SceneWorld | None, num_images: int | None, drawn: int
+) -> Sequence[InstanceSubset]:
+    if recipe.evaluate.instances is not None:
+        return folder_instances(_folder(recipe, "instances"), image_size=recipe.data.image_size, limit=num_images)
+    return scene_instances(_needed(world, "instances"), drawn)
 
 
 def _folder(recipe: Recipe, key: str) -> Path:
-    path = Path({"segmentation": recipe.evaluate.segmentation, "classes": recipe.evaluate.classes}[key])
+    asked = recipe.evaluate
+    folders = {
+        "segmentation": asked.segmentation,
+        "classes": asked.classes,
+        "pairs": asked.pairs,
+        "instances": asked.instances,
+    }
+    path = Path(folders[key])
     if not path.is_dir():
         raise ValueError(f"evaluate.{key}={path} is not a folder")
     return path
