@@ -58,6 +58,8 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
     file = save_result(result, found=found, task=task, side=side, asked=recipe.evaluate)
     title = f"{task} of the {side} at step {found.step}, {result.num_images} pictures"
     Console().print(table_of(result, title=title))
+    for note in result.notes:
+        print(note)
     print(f"written to {file}")
     return 0
 
@@ -126,9 +128,8 @@ def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side,
 
 
 def table_of(result: TaskResult, *, title: str) -> Table:
-    """Values in percent, losses as they are, then the classes from best to worst without those that never occurred.
-    Notes stand below."""
-    table = Table("measure", title=title, caption="\n".join(result.notes) or None, caption_justify="left")
+    """Values in percent, losses as they are, then the classes from best to worst without those that never occurred."""
+    table = Table("measure", title=title)
     table.add_column("%", justify="right")
     for name, value in result.values.items():
         shown = f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"
