@@ -67,6 +67,9 @@ tasks: {", ".join(TASKS)}; {AGREEMENT}: how far the student sees what its teache
 examples:
   distill eval runs/ibotpp-seed0 zero_shot_segmentation
   distill eval runs/ibotpp-seed0 knn evaluate.classes=flowers
+  distill eval runs/ibotpp-seed0 zero_shot_classification classes=flowers templates=imagenet80
+  distill eval runs/ibotpp-seed0 compositional_pairs pairs=sugar-crepe/data
+  distill eval runs/ibotpp-seed0 health
   distill eval runs/vanilla-seed0 agreement
   distill eval runs/vanilla-seed0 agreement side=untrained
   distill eval list                         data sets: what is measured on them, and which are there

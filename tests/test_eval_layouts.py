@@ -330,8 +330,11 @@ def test_sugarcrepe_asks_all_seven_kinds_of_questions(tmp_path: Path):
     tiny_layouts.sugarcrepe(tmp_path)
     data = open_pairs("sugarcrepe", image_size=8, root=tmp_path)
     kinds = ["add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj"]
-    assert [pair.kind for pair in data.pairs] == kinds and data.pixels(0, 7).shape == (7, 3, 8, 8)
-    assert all((pair.right, pair.wrong) == (f"right {pair.kind}", f"wrong {pair.kind}") for pair in data.pairs)
+    assert [pair.category for pair in data.pairs] == kinds and data.pixels(0, 7).shape == (len(data), 3, 8, 8)
+    assert {pair.picture for pair in data.pairs} == set(range(len(data)))
+    assert all(
+        (each.caption, each.negative) == (f"right {each.category}", f"wrong {each.category}") for each in data.pairs
+    )
 
 
 def test_nyuv2_depth_is_in_metres_and_zero_where_unknown(tmp_path: Path):

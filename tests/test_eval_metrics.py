@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import jaccard_score
 from sklearn.neighbors import KNeighborsClassifier
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.eval import knn, metrics, retrieval
 from distill.eval.knn import KnnSettings, accuracy_result, classify
@@ -177,7 +178,7 @@ def test_recall_agrees_with_loops_over_pictures_and_captions(cls, monkeypatch):
     text = encoder.encode_text([text for _, text in texts]).double()
     similarity = torch.nn.functional.cosine_similarity(image[:, None], text[None], dim=2)
     expected = {}
-    for k in (1, 5):
+    for k in (1, 5, 10):
         tops = similarity.topk(k, dim=1).indices.tolist()
         expected[f"image_to_text_r{k}"] = np.mean([any(texts[t][0] == p for t in top) for p, top in enumerate(tops)])
         tops = similarity.T.topk(k, dim=1).indices.tolist()
@@ -189,13 +190,38 @@ def test_recall_agrees_with_loops_over_pictures_and_captions(cls, monkeypatch):
     assert retrieval.evaluate(encoder, data, RetrievalSettings(cls=cls, batch_size=7)).values == found.values
 
 
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        made = function(*arguments, **(keywords or {}))
+        if isinstance(made, torch.Tensor):
+            self.elements = max(self.elements, made.numel())
+        return made
+
+
+def test_retrieval_never_holds_all_similarities_at_once(monkeypatch):
+    monkeypatch.setattr(retrieval, "MAX_ELEMENTS", 20_000)
+    encoder, data = know_nothing(width=8), captioned(400, per_picture=2)
+    with Largest() as largest:
+        retrieval._ranks(
+            torch.rand(400, 8), torch.rand(800, 8), query=torch.arange(400).repeat_interleave(2), item=torch.arange(800)
+        )
+    assert 0 < largest.elements <= 20_000 < 400 * 800
+    assert len(retrieval.evaluate(encoder, data, RetrievalSettings()).values) == 6
+
+
 def test_recall_is_the_mean_over_pictures_weighted_by_their_captions():
     data = captioned()
     data.captions = [texts[: 1 + number % 3] for number, texts in enumerate(data.captions)]
     found = retrieval.evaluate(know_nothing(), data, RetrievalSettings())
     weight = found.per_picture["num_captions"]
     assert weight.tolist() == [len(texts) for texts in data.captions]
-    for k in (1, 5):
+    for k in (1, 5, 10):
         hits = found.per_picture[f"image_to_text_r{k}"]
         assert hits.dtype == torch.uint8
         assert hits.double().mean().item() == found.values[f"image_to_text_r{k}"]

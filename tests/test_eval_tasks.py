@@ -88,7 +88,7 @@ def classes_folder(tmp_path):
 
 def test_the_registry_holds_exactly_the_tasks_a_recipe_can_ask_for():
     known = get_args(get_args(get_type_hints(Evaluate)["tasks"])[0])
-    assert len(TASKS) == 4
+    assert len(TASKS) == 9
     assert set(TASKS) == set(known)
 
 
@@ -264,7 +264,10 @@ def test_the_probe_is_fitted_on_pictures_that_are_not_scored():
 
 def test_a_task_without_data_says_which_setting_brings_it():
     recipe = dataclasses.replace(TINY, data=Data(source="dataset", dataset=Dataset(path="somewhere")))
-    for task, key in (("retrieval", "segmentation"), ("linear_segmentation", "segmentation"), ("knn", "classes")):
+    for task, key in (
+        *(("retrieval", "segmentation"), ("linear_segmentation", "segmentation"), ("knn", "classes")),
+        *(("health", "classes"), ("compositional_pairs", "pairs"), ("instance_retrieval", "instances")),
+    ):
         with pytest.raises(ValueError, match=rf"evaluate\.{key}=FOLDER"):
             evaluation_data(asking(recipe, tasks=(task,)), 4)
     with pytest.raises(ValueError, match=r"evaluate\.classes=nowhere"):
@@ -329,6 +332,13 @@ def test_the_command_prints_a_table_and_writes_the_result_with_its_settings(run,
     assert list((run / "eval").iterdir()) == [run / "eval" / "zero_shot_segmentation.json"]
 
 
+def test_alarms_stand_below_the_table_and_in_the_file(run, capsys):
+    evaluate_checkpoint(run, "health", ["num_images=5"])
+    notes = json.loads((run / "eval" / "health.json").read_text())["notes"]
+    assert notes[0].startswith("effective rank of the patch features")
+    assert notes[0] in capsys.readouterr().out
+
+
 def test_the_teacher_s_scores_lie_beside_the_student_s(run):
     for side in ("student", "teacher"):
         evaluate_checkpoint(run, "knn", [f"side={side}"])
@@ -368,7 +378,8 @@ def test_an_unknown_task_lists_the_known_ones(run, tiny_encoder):
 
 @pytest.mark.real_data
 def test_real_photos_with_masks_captions_and_classes_can_be_measured(shared_data, tiny_encoder):
-    recipe = asking(segmentation=str(shared_data / "coco_panoptic"), classes=str(shared_data / "flowers5"))
+    folders = {"segmentation": "coco_panoptic", "classes": "flowers5", "pairs": "sugarcrepe_subset"}
+    recipe = asking(**{key: str(shared_data / name) for key, name in folders.items()})
     scores = evaluate_in_training(tiny_encoder, recipe, 8)
     assert {name.split("/")[0] for name in scores} == set(TASKS)
     assert len(FolderSegmentation(shared_data / "coco_panoptic", "val").class_names) == 133

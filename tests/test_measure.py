@@ -87,7 +87,7 @@ def test_every_other_score_follows_from_the_pictures(page, pictures):
         right, labelled = (pictures[f"{task}/patches_{name}"].sum().item() for name in ("right", "labelled"))
         assert right / labelled == page["scores"][f"{task}/patch_accuracy"]
     recalls = [name for name in page["scores"] if name.startswith("retrieval/")]
-    assert len(recalls) == 8
+    assert len(recalls) == 12
     for name in recalls:
         cls = "cls1_" if "/cls1_" in name else ""
         weight = pictures[f"retrieval/{cls}num_captions"].double()

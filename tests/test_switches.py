@@ -234,6 +234,9 @@ ORCHESTRATION = {
     "evaluate.num_images": "12",
     "evaluate.segmentation": "@masks/second",
     "evaluate.classes": "@classes/second",
+    "evaluate.pairs": "@pairs/second",
+    "evaluate.instances": "@instances/second",
+    "evaluate.classifier": "sgd",
     "evaluate.templates": "tcl",
     "evaluate.features": "final",
     "evaluate.mode": "slide",
@@ -253,12 +256,14 @@ ORCHESTRATION = {
 """Settings that never change what is trained."""
 
 EVALUATING = (
-    "evaluate.tasks=[zero_shot_segmentation, knn]",
+    "evaluate.tasks=[zero_shot_segmentation, knn, linear_classification, compositional_pairs, instance_retrieval]",
     "evaluate.every=3",
     "evaluate.num_images=8",
     "evaluate.segmentation=@masks/first",
     "evaluate.background=threshold",
     "evaluate.classes=@classes/first",
+    "evaluate.pairs=@pairs/first",
+    "evaluate.instances=@instances/first",
     "run.checkpoint_every=2",
     "run.keep=3",
 )

@@ -17,13 +17,16 @@ from tiny_data import TAR_COLUMNS, picture_bytes, rows, write_folder, write_tars
 
 
 def write_inputs(folder: Path) -> None:
-    """timm/*.safetensors, words/*.model, masks/*, classes/*; mixed, other and broken (parquet), folder(.json)."""
+    """timm/*.safetensors, words/*.model, masks/*, classes/*, pairs/*, instances/*; mixed, other and broken (parquet),
+    folder(.json)."""
     write_timm(folder / "timm")
     write_tokenizers(folder / "words")
     write_datasets(folder)
     for name, shift in (("first", 0), ("second", 500)):
         write_masks(folder / "masks" / name, shift=shift)
         write_classes(folder / "classes" / name, alike=name == "second")
+        write_pairs(folder / "pairs" / name, alike=name == "second")
+        write_instances(folder / "instances" / name, alike=name == "second")
 
 
 def write_timm(folder: Path) -> None:
@@ -118,3 +121,26 @@ def write_classes(folder: Path, *, alike: bool) -> None:
             for number in range(7):
                 content = picture_bytes(label if alike else next(drawn), size=(32, 32))
                 (folder / split / name / f"{number}.png").write_bytes(content)
+
+
+def write_pairs(folder: Path, *, alike: bool) -> None:
+    """Sixteen pictures with two captions each; the wrong one is the right one where they are `alike`."""
+    (folder / "val2017").mkdir(parents=True)
+    rows = {}
+    for number in range(16):
+        (folder / "val2017" / f"{number}.png").write_bytes(picture_bytes(number, size=(32, 32)))
+        caption = f"picture {number}"
+        wrong = caption if alike else f"{number * 7} pictures"
+        rows[str(number)] = {"filename": f"{number}.png", "caption": caption, "negative_caption": wrong}
+    (folder / "swap_obj.json").write_text(json.dumps(rows))
+
+
+def write_instances(folder: Path, *, alike: bool) -> None:
+    """Six instances with two pictures and a query each; those of an instance are the same where they are `alike`."""
+    drawn = count()
+    for part, pictures in (("index", 2), ("query", 1)):
+        for label in range(6):
+            (folder / part / f"thing {label}").mkdir(parents=True)
+            for number in range(pictures):
+                content = picture_bytes(label if alike else next(drawn), size=(32, 32))
+                (folder / part / f"thing {label}" / f"{number}.png").write_bytes(content)

@@ -23,10 +23,10 @@ from distill.config.pages import list_recipes, page_path
 from distill.config.recipe import Recipe
 from distill.config.student import Head, ImageTower, Student, TextTower
 from distill.config.teacher import Member, Teacher
-from distill.config.training import WITH_TEXT, Evaluate, Optim, Run
+from distill.config.training import TASKS_WITH_TEXT, Evaluate, Optim, Run
 
 __all__ = [
-    "WITH_TEXT",
+    "TASKS_WITH_TEXT",
     "ClsLoss",
     "Clusters",
     "Columns",

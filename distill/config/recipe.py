@@ -10,7 +10,7 @@ from distill.config.objective import Objective, Patch
 from distill.config.student import Student
 from distill.config.target_rules import hears_patches, rules_of_clusters, rules_of_features, rules_of_matching
 from distill.config.teacher import Teacher
-from distill.config.training import WITH_TEXT, Evaluate, Optim, Run
+from distill.config.training import TASKS_WITH_TEXT, Evaluate, Optim, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,9 +254,9 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             "visible_weight is heard with objective.patch.normalise=ibot_plus_visible only",
         ),
         (
-            student.text.kind == "none" and bool(set(WITH_TEXT) & set(recipe.evaluate.tasks)),
+            student.text.kind == "none" and bool(TASKS_WITH_TEXT & set(recipe.evaluate.tasks)),
             ("student.text.kind", "evaluate.tasks"),
-            "zero-shot segmentation and retrieval need a text tower; measure linear_segmentation or knn",
+            f"{', '.join(sorted(TASKS_WITH_TEXT))} need a text tower; measure linear_segmentation or knn",
         ),
         (
             recipe.data.source == "dataset" and not recipe.data.dataset.path,

@@ -6,9 +6,6 @@ from typing import Literal
 
 from distill.config.checks import check, in_range
 
-WITH_TEXT = ("zero_shot_segmentation", "retrieval")
-"""Tasks that need a text tower."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
@@ -41,11 +38,28 @@ class Optim:
         check(self.accumulate >= 1, "accumulate", f"{self.accumulate} is not positive")
 
 
+TASKS_WITH_TEXT = frozenset({"zero_shot_segmentation", "retrieval", "zero_shot_classification", "compositional_pairs"})
+"""Tasks of `Evaluate` that need a text tower."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """What is measured, on held-out pictures. Never changes the training."""
 
-    tasks: tuple[Literal["zero_shot_segmentation", "linear_segmentation", "retrieval", "knn"], ...] = ()
+    tasks: tuple[
+        Literal[
+            "zero_shot_segmentation",
+            "linear_segmentation",
+            "retrieval",
+            "knn",
+            "zero_shot_classification",
+            "linear_classification",
+            "compositional_pairs",
+            "instance_retrieval",
+            "health",
+        ],
+        ...,
+    ] = ()
     every: int = 0
     """Steps between evaluations during training; 0 evaluates at the end only."""
     baselines: bool = False
@@ -56,8 +70,15 @@ class Evaluate:
     """Held-out pictures with masks: a folder in the layout of shared/data/coco_panoptic, or a name of `distill eval
     list`, such as ade20k; for retrieval the pictures with captions, such as flickr30k. Scenes when not set."""
     classes: str | None = None
-    """knn: image-classification folder with train/ and val/, or a name of `distill eval list`, such as imagenet."""
-    templates: Literal["plain", "tcl"] = "plain"
+    """knn, zero-shot and linear classification, health: image-classification folder with train/ and val/, or a name of
+    `distill eval list`, such as imagenet."""
+    pairs: str | None = None
+    """compositional_pairs: a folder of SugarCrepe's files, or the name sugarcrepe; scenes when not set."""
+    instances: str | None = None
+    """instance_retrieval: a folder with index/ and query/, or of such folders; scenes when not set."""
+    classifier: Literal["sgd", "lbfgs"] = "lbfgs"
+    """Linear classification: the exact minimum, which is quick; or DINOv2's 12,500 steps, the published protocol."""
+    templates: Literal["plain", "tcl", "imagenet80"] = "plain"
     features: Literal["value", "final"] = "value"
     mode: Literal["whole", "slide"] = "whole"
     background: Literal["named", "threshold"] = "named"

@@ -6,7 +6,17 @@ from distill.config import Evaluate
 from distill.encoders.dual import DualEncoder
 from distill.eval.metrics import TaskResult
 from distill.eval.sets import EvaluationData, evaluation_data
-from distill.eval.tasks import captions, linear, neighbours, zero_shot
+from distill.eval.tasks import (
+    captions,
+    classifier,
+    condition,
+    instances,
+    linear,
+    named_classes,
+    neighbours,
+    pairs,
+    zero_shot,
+)
 
 __all__ = ["TASKS", "EvaluationData", "Task", "TaskResult", "evaluation_data"]
 
@@ -17,5 +27,10 @@ TASKS: dict[str, Task] = {
     "linear_segmentation": linear,
     "retrieval": captions,
     "knn": neighbours,
+    "zero_shot_classification": named_classes,
+    "linear_classification": classifier,
+    "compositional_pairs": pairs,
+    "instance_retrieval": instances,
+    "health": condition,
 }
 """Every task by the name that recipes and the command line use."""

@@ -59,6 +59,8 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
     step = 0 if side == "untrained" else found.step
     title = f"{task} of the {side} at step {step}, {result.num_images} pictures"
     Console().print(table_of(result, title=title))
+    for note in result.notes:
+        print(note)
     print(f"written to {file}")
     return 0
 
@@ -115,6 +117,7 @@ def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side,
         "num_images": result.num_images,
         "values": _without_nan(result.values),
         "per_class": _without_nan(result.per_class),
+        "notes": list(result.notes),
         "settings": result.settings,
         "evaluate": asdict(asked),
     }

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from open_clip import IMAGENET_CLASSNAMES
+from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.nn import functional
 
@@ -79,7 +81,12 @@ class FolderCaptions:
 
 
 class ClassFolder:
-    """`SPLIT/CLASS/picture`. Whole pictures, made square; classes in the order of their names."""
+    """`SPLIT/CLASS/picture`. Whole pictures, made square; classes in the order of their names.
+
+    In sentences, `prompts`, a class is called what `names.json` beside the splits says, {folder name: name}; without
+    that file, a WordNet id of ImageNet-1K by CLIP's name for it, and any other folder by its own name with spaces for
+    underscores.
+    """
 
     ignore = -1
 
@@ -99,10 +106,14 @@ class ClassFolder:
         folder = Path(path) / split
         self.image_size = image_size
         present = sorted(each.name for each in folder.glob("*/"))
+        is_named = names is not None
         names = dict(zip(present, present, strict=True)) if names is None else names
         if unknown := [name for name in present if name not in names]:
             raise ValueError(f"{folder / unknown[0]}: this data set has no class {unknown[0]}")
         self.class_names: list[str] = list(names.values())
+        self.prompts: list[str] = (
+            self.class_names if is_named else class_prompts(Path(path) / "names.json", self.class_names)
+        )
         label_of = {name: label for label, name in enumerate(names)}
         files = [(file, label_of[name]) for name in present for file in pictures(folder / name)]
         self.files = [files[index] for index in spread(len(files), limit)]
@@ -163,6 +174,7 @@ class SceneClasses:
     def __init__(self, world: SceneWorld, split: Split, num_images: int):
         self._scenes = SceneMasks(world, split, num_images)
         self.class_names: list[str] = world.class_names[: world.num_things]
+        self.prompts: list[str] = self.class_names
 
     def __len__(self) -> int:
         return len(self._scenes)
@@ -170,6 +182,19 @@ class SceneClasses:
     def batch(self, start: int, stop: int) -> tuple[Float[Tensor, "B 3 H W"], Int[Tensor, " B"]]:
         pixels, masks = self._scenes.batch(start, stop)
         return pixels, largest_thing(masks, num_things=len(self.class_names))
+
+
+def class_prompts(file: Path, class_names: list[str]) -> list[str]:
+    """What the classes of a folder are called in sentences (`ClassFolder`). Raises ValueError for one without a name
+    in a file that is there."""
+    if file.is_file():
+        said = read_object(file)
+        missing = [name for name in class_names if not isinstance(said.get(name), str)]
+        if missing:
+            raise ValueError(f"{file} does not say what {missing[0]} is called")
+        return [said[name] for name in class_names]
+    called = dict(zip(ImageNetInfo("imagenet-1k").label_names(), IMAGENET_CLASSNAMES, strict=True))
+    return [called[name] if name in called else name.replace("_", " ") for name in class_names]
 
 
 def largest_thing(masks: Int[Tensor, "B H W"], *, num_things: int) -> Int[Tensor, " B"]:

@@ -3,6 +3,7 @@
 Legend: n pictures, D width, K classes.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distill.contracts import ImageEncoder
+from distill.contracts import ImageEncoder, Tokens
 from distill.encoders.dual import DualEncoder
 from distill.eval.features import Precision, tokens, unit
 from distill.eval.metrics import MAX_ELEMENTS, TaskResult, neighbour_votes
@@ -28,10 +29,13 @@ class ClassifiedPictures(Protocol):
     def batch(self, start: int, stop: int) -> tuple[Float[Tensor, "B 3 H W"], Int[Tensor, " B"]]: ...
 
 
+Pooled = Literal["cls", "patch_mean", "both"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class KnnSettings:
     num_neighbours: int = 5
-    pooled: Literal["cls", "patch_mean", "both"] = "cls"
+    pooled: Pooled = "cls"
     """CLS 1, the mean of the final patch tokens, or both, each normalised, side by side."""
     batch_size: int = 64
     """Changes memory, not results."""
@@ -64,16 +68,40 @@ def pooled_features(
     image: ImageEncoder, data: ClassifiedPictures, settings: KnnSettings
 ) -> tuple[Float[Tensor, "n D"], Int[Tensor, " n"]]:
     """Unit features of the pictures that have a class, and their classes."""
+
+    def read(found: Tokens) -> Tensor:
+        return unit(torch.cat([unit(part) for part in pooled_parts(found, settings.pooled)], dim=1))
+
+    return classified_features(image, data, read, batch_size=settings.batch_size, precision=settings.precision)
+
+
+def pooled_parts(found: Tokens, pooled: Pooled) -> list[Float[Tensor, "B D"]]:
+    """CLS 1, the mean of the patch tokens, or first the one and then the other."""
+    cls, patch_mean = found.cls[:, 0], found.patches.mean(1)
+    return {"cls": [cls], "patch_mean": [patch_mean], "both": [cls, patch_mean]}[pooled]
+
+
+def classified_features(
+    image: ImageEncoder,
+    data: ClassifiedPictures,
+    read: Callable[[Tokens], Tensor],
+    *,
+    batch_size: int,
+    precision: Precision,
+) -> tuple[Float[Tensor, "n D"], Int[Tensor, " n"]]:
+    """What `read` makes [B, D] of the final tokens, for the pictures that have a class; and their classes, on the CPU.
+
+    Raises ValueError where no picture has a class.
+    """
     features, labels = [], []
-    for start in range(0, len(data), settings.batch_size):
-        pixels, label = data.batch(start, min(start + settings.batch_size, len(data)))
-        found = tokens(image, pixels, kind="final", precision=settings.precision)
-        parts = {"cls": [found.cls[:, 0]], "patch_mean": [found.patches.mean(1)]}
-        parts["both"] = parts["cls"] + parts["patch_mean"]
+    for start in range(0, len(data), batch_size):
+        pixels, label = data.batch(start, min(start + batch_size, len(data)))
+        found = read(tokens(image, pixels, kind="final", precision=precision))
         kept = label != data.ignore
-        joined = unit(torch.cat([unit(part) for part in parts[settings.pooled]], dim=1))
-        features.append(joined[kept.to(joined.device)])
+        features.append(found[kept.to(found.device)])
         labels.append(label[kept].cpu())
+    if not sum(map(len, labels)):
+        raise ValueError("no picture has a class, so there is nothing to score")
     return torch.cat(features), torch.cat(labels)
 
 

@@ -33,11 +33,16 @@ class TaskResult:
 
     Segmentation, int32: `intersection` and `union` [N, K], pixels by class in the order of `per_class`; `correct` and
     `labelled` [N], pixels. Retrieval: `image_to_text_r1` [N], hits, uint8; `text_to_image_r1` [N], the share of a
-    picture's captions that hit, float32; `num_captions` [N], int32, its weight in the mean; also r5, and all of them
-    as `cls1_...`. knn: `correct` [N], uint8, of the pictures that have a class. Empty where a task has nothing.
+    picture's captions that hit, float32; `num_captions` [N], int32, its weight in the mean; also r5 and r10, and all
+    of them as `cls1_...`. knn and linear classification: `correct` [N], uint8, of the pictures that have a class;
+    zero-shot classification: `top1` and `top5` [N], uint8. Compositional pairs: `right` and `pairs` [N, categories],
+    int32. Instance retrieval: `r1` [N], uint8, of the queries, and `subset` [N], int32. Health: cosines of the CLS
+    token with itself, float32. Empty where a task has nothing.
     """
     settings: dict[str, Any]
     num_images: int
+    notes: tuple[str, ...] = ()
+    """Sentences for whoever reads the values, such as what looks wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)

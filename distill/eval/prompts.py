@@ -2,6 +2,7 @@
 
 import torch
 from jaxtyping import Float
+from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
 from distill.encoders.dual import DualEncoder
@@ -20,8 +21,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a photo of many {}.",
         "a photo of {}s.",
     ),
+    "imagenet80": tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
 }
-"""Names of sets of templates. `tcl`: the nine that the TIPSv2 notebook takes from TCL (tipsv2.md section 7)."""
+"""Names of sets of templates. `tcl`: the nine that the TIPSv2 notebook takes from TCL (tipsv2.md section 7).
+`imagenet80`: CLIP's eighty for ImageNet, as open_clip lists them; DINOv3's notebook uses them for segmentation too."""
 
 
 def class_embeddings(encoder: DualEncoder, class_names: list[str], *, templates: str) -> Float[Tensor, "K D"]:

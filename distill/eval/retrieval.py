@@ -3,6 +3,7 @@
 Legend: n pictures, c captions, m of them distinct, D width.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Literal, Protocol, runtime_checkable
@@ -11,11 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from distill.contracts import ImageEncoder
 from distill.encoders.dual import DualEncoder
 from distill.eval.features import Precision, check_finite, tokens, unit
 from distill.eval.metrics import MAX_ELEMENTS, TaskResult, hit_ranks
 
-RANKS = (1, 5)
+RANKS = (1, 5, 10)
 
 
 @runtime_checkable
@@ -40,10 +42,11 @@ class RetrievalSettings:
 
 @torch.no_grad()
 def evaluate(encoder: DualEncoder, data: CaptionedPictures, settings: RetrievalSettings) -> TaskResult:
-    """Recall at 1 and 5 in both directions: `image_to_text_r1`, `text_to_image_r1`, ...
+    """Recall at 1, 5 and 10 in both directions: `image_to_text_r1`, `text_to_image_r1`, ...
 
     A picture is a hit when any of its own captions is among the first k. Equal captions are one text with several
     owners: none of them is a mistake for any of its owners, and in text-to-image it counts as often as it occurs.
+    Similarities are made `MAX_ELEMENTS` at a time, so memory grows with pictures plus captions, not with their product.
     """
     text_of = {text: number for number, text in enumerate(dict.fromkeys(chain.from_iterable(data.captions)))}
     owner, text = _owners(data.captions, text_of)
@@ -79,13 +82,38 @@ def image_embeddings(
     encoder: DualEncoder, data: CaptionedPictures, settings: RetrievalSettings
 ) -> Float[Tensor, "n D"]:
     """The chosen CLS token of every picture, normalised. Raises ValueError when the encoder lacks it."""
-    if settings.cls >= encoder.image.num_cls:
-        raise ValueError(f"cls={settings.cls}: this encoder has {encoder.image.num_cls} CLS token(s), counted from 0")
+    return cls_embeddings(
+        encoder.image,
+        data.pixels,
+        len(data),
+        cls=settings.cls,
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+    )
+
+
+def cls_embeddings(
+    image: ImageEncoder,
+    pixels: Callable[[int, int], Tensor],
+    num_pictures: int,
+    *,
+    cls: int,
+    batch_size: int,
+    precision: Precision,
+) -> Float[Tensor, "n D"]:
+    """`image_embeddings` of whatever `pixels(start, stop)` gives."""
+    check_cls(image, cls)
     parts = []
-    for start in range(0, len(data), settings.batch_size):
-        pixels = data.pixels(start, min(start + settings.batch_size, len(data)))
-        parts.append(tokens(encoder.image, pixels, kind="final", precision=settings.precision).cls[:, settings.cls])
+    for start in range(0, num_pictures, batch_size):
+        part = pixels(start, min(start + batch_size, num_pictures))
+        parts.append(tokens(image, part, kind="final", precision=precision).cls[:, cls])
     return unit(torch.cat(parts))
+
+
+def check_cls(image: ImageEncoder, cls: int) -> None:
+    """Raise ValueError when the encoder has no such CLS token."""
+    if cls >= image.num_cls:
+        raise ValueError(f"cls={cls}: this encoder has {image.num_cls} CLS token(s), counted from 0")
 
 
 def _owners(captions: list[list[str]], text_of: dict[str, int]) -> tuple[Tensor, Tensor]:

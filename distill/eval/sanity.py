@@ -100,8 +100,12 @@ def look_at_texts(cls_BD: Float[Tensor, "B D"], texts_BD: Float[Tensor, "B D"]) 
 
 def effective_rank(centred_MD: Float[Tensor, "M D"]) -> float:
     """exp(-sum p log p) over the shares p of the variance in each principal direction."""
-    variances = torch.linalg.svdvals(centred_MD.double()).square()
-    shares = variances / variances.sum().clamp(min=TINY)
+    return rank_of(torch.linalg.svdvals(centred_MD.double()).square())
+
+
+def rank_of(variances_R: Float[Tensor, " R"]) -> float:
+    """`effective_rank` from the variances in the principal directions; they need not sum to 1."""
+    shares = variances_R.clamp(min=0) / variances_R.sum().clamp(min=TINY)
     return torch.exp(torch.special.entr(shares).sum()).item()
 
 

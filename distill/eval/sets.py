@@ -1,17 +1,21 @@
 """What a recipe's tasks are measured on, and where it comes from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import get_args
+from pathlib import Path
 
 from distill.config import Granularity, Recipe
 from distill.contracts import SegmentationSet
 from distill.data.scenes import SceneWorld
+from distill.eval.compositional_pairs import ContrastedPictures
 from distill.eval.datasets import SceneCaptions, SceneClasses, SceneMasks
+from distill.eval.instance_retrieval import InstanceSubset
+from distill.eval.instances import folder_instances, scene_instances
 from distill.eval.knn import ClassifiedPictures
-from distill.eval.layouts import open_captions, open_classes, open_segmentation
+from distill.eval.layouts import open_captions, open_classes, open_pairs, open_segmentation
 from distill.eval.layouts.dataset import Role
+from distill.eval.pairs import FolderPairs, ScenePairs
 from distill.eval.retrieval import CaptionedPictures
 
 CAPTIONS: tuple[Granularity, Granularity] = ("alt", "detailed")
@@ -32,6 +36,8 @@ class EvaluationData:
     """The same pictures with what the first and what the last CLS token should retrieve."""
     classes: ClassifiedPictures | None = None
     classes_train: ClassifiedPictures | None = None
+    pairs: ContrastedPictures | None = None
+    instances: Sequence[InstanceSubset] | None = None
 
 
 def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
@@ -50,8 +56,14 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
         sets["segmentation_train"] = _masks(recipe, world, "train", num_images, drawn)
     if "retrieval" in asked.tasks:
         sets["captions"] = _captions(recipe, world, num_images, drawn)
-    if "knn" in asked.tasks:
-        sets["classes_train"], sets["classes"] = _classes(recipe, world, num_images, drawn)
+    if {"knn", "linear_classification"} & set(asked.tasks):
+        sets["classes_train"] = _classes(recipe, world, "train", num_images, drawn)
+    if {"knn", "linear_classification", "zero_shot_classification", "health"} & set(asked.tasks):
+        sets["classes"] = _classes(recipe, world, "val", num_images, drawn)
+    if "compositional_pairs" in asked.tasks:
+        sets["pairs"] = _pairs(recipe, world, num_images, drawn)
+    if "instance_retrieval" in asked.tasks:
+        sets["instances"] = _instances(recipe, world, num_images, drawn)
     return EvaluationData(**sets)
 
 
@@ -79,15 +91,34 @@ def _captions(
 
 
 def _classes(
-    recipe: Recipe, world: SceneWorld | None, num_images: int | None, drawn: int
-) -> tuple[ClassifiedPictures, ClassifiedPictures]:
-    place, image_size = recipe.evaluate.classes, recipe.data.image_size
+    recipe: Recipe, world: SceneWorld | None, role: Role, num_images: int | None, drawn: int
+) -> ClassifiedPictures:
+    place = recipe.evaluate.classes
     if place is not None:
         with _asked_by("classes", place):
-            train, val = (open_classes(place, role, image_size=image_size, limit=num_images) for role in get_args(Role))
-        return train, val
-    world = _needed(world, "classes")
-    return SceneClasses(world, "train", drawn), SceneClasses(world, "heldout", drawn)
+            return open_classes(place, role, image_size=recipe.data.image_size, limit=num_images)
+    return SceneClasses(_needed(world, "classes"), "train" if role == "train" else "heldout", drawn)
+
+
+def _pairs(recipe: Recipe, world: SceneWorld | None, num_images: int | None, drawn: int) -> ContrastedPictures:
+    place, image_size = recipe.evaluate.pairs, recipe.data.image_size
+    if place is None:
+        return ScenePairs(_needed(world, "pairs"), drawn)
+    with _asked_by("pairs", place):
+        if Path(place).is_dir():
+            return FolderPairs(place, image_size=image_size, limit=num_images)
+        return open_pairs(place, image_size=image_size, limit=num_images)
+
+
+def _instances(
+    recipe: Recipe, world: SceneWorld | None, num_images: int | None, drawn: int
+) -> Sequence[InstanceSubset]:
+    place = recipe.evaluate.instances
+    if place is None:
+        return scene_instances(_needed(world, "instances"), drawn)
+    if not Path(place).is_dir():
+        raise ValueError(f"evaluate.instances={place} is not a folder")
+    return folder_instances(Path(place), image_size=recipe.data.image_size, limit=num_images)
 
 
 @contextmanager

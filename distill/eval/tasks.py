@@ -1,12 +1,29 @@
 """The tasks as a recipe asks for them: from its `evaluate` section to each task's own settings."""
 
+from dataclasses import replace
+
 from distill.config import Evaluate
 from distill.encoders.dual import DualEncoder
-from distill.eval import knn, linear_segmentation, retrieval, zero_shot_segmentation
+from distill.eval import (
+    compositional_pairs,
+    health,
+    instance_retrieval,
+    knn,
+    linear_classification,
+    linear_segmentation,
+    retrieval,
+    zero_shot_classification,
+    zero_shot_segmentation,
+)
+from distill.eval.compositional_pairs import PairSettings
+from distill.eval.health import HealthSettings
+from distill.eval.instance_retrieval import InstanceSettings
+from distill.eval.linear_classification import LinearClassificationSettings
 from distill.eval.linear_segmentation import LinearSettings
 from distill.eval.metrics import TaskResult
 from distill.eval.retrieval import RetrievalSettings
 from distill.eval.sets import EvaluationData
+from distill.eval.zero_shot_classification import ZeroShotClassificationSettings
 from distill.eval.zero_shot_segmentation import ZeroShotSettings
 
 
@@ -48,15 +65,47 @@ def captions(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> Tas
     found = retrieval.evaluate(encoder, data.captions[1], last)
     if not others:
         return found
-    first = retrieval.evaluate(encoder, data.captions[0], others[0])
-    return TaskResult(
-        values=found.values | {f"cls1_{name}": value for name, value in first.values.items()},
-        per_class={},
-        per_picture=found.per_picture | {f"cls1_{name}": hits for name, hits in first.per_picture.items()},
-        settings=found.settings,
-        num_images=found.num_images,
-    )
+    return _beside(found, "cls1", retrieval.evaluate(encoder, data.captions[0], others[0]))
 
 
 def neighbours(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
     return knn.evaluate(encoder, data.classes_train, data.classes, knn.KnnSettings())
+
+
+def named_classes(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    """CLS 1's, because names of classes are short as web captions are; with two tokens also the last's, as
+    `cls2_...`."""
+    chosen = [
+        ZeroShotClassificationSettings(templates=asked.templates, cls=cls) for cls in range(encoder.image.num_cls)
+    ]
+    first, *others = [zero_shot_classification.evaluate(encoder, data.classes, settings) for settings in chosen]
+    return _beside(first, "cls2", others[0]) if others else first
+
+
+def classifier(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    settings = LinearClassificationSettings(solver=asked.classifier)
+    return linear_classification.evaluate(encoder, data.classes_train, data.classes, settings)
+
+
+def pairs(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    """The last CLS token's, which reads detailed captions; with two tokens also CLS 1's, as `cls1_...`."""
+    chosen = [PairSettings(cls=cls) for cls in reversed(range(encoder.image.num_cls))]
+    last, *others = [compositional_pairs.evaluate(encoder, data.pairs, settings) for settings in chosen]
+    return _beside(last, "cls1", others[0]) if others else last
+
+
+def instances(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    return instance_retrieval.evaluate(encoder, data.instances, InstanceSettings())
+
+
+def condition(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    return health.evaluate(encoder, data.classes, HealthSettings())
+
+
+def _beside(found: TaskResult, name: str, other: TaskResult) -> TaskResult:
+    """The first result with the values of another CLS token, `name_...`, after its own."""
+    return replace(
+        found,
+        values=found.values | {f"{name}_{key}": value for key, value in other.values.items()},
+        per_picture=found.per_picture | {f"{name}_{key}": values for key, values in other.per_picture.items()},
+    )

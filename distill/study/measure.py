@@ -5,7 +5,7 @@ Names of scores, all shares in [0, 1]. FEATURES is `value` (last block attends o
     zero_shot_segmentation/FEATURES/miou            also miou_things, miou_stuff, pixel_accuracy
     zero_shot_segmentation/FEATURES/patch_accuracy  patches closest to the name of the class that covers most of them
     linear_segmentation/miou                        the same values from a linear probe on final features
-    retrieval/image_to_text_r1                      last CLS token, detailed captions; also r5 and text_to_image
+    retrieval/image_to_text_r1                      last CLS token, detailed captions; also r5, r10, text_to_image
     retrieval/cls1_image_to_text_r1                 CLS 1, alt captions, where the encoder has two
 
 A measured run holds `scores.json` and, so that runs can be compared picture by picture, `pictures.safetensors`: what

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 
 from distill.cache.write import ensure_cache
 from distill.compose import Parts, compose, load_teacher, who
-from distill.config import WITH_TEXT, Recipe, by_teacher, save_recipe
+from distill.config import TASKS_WITH_TEXT, Recipe, by_teacher, save_recipe
 from distill.data.loader import BatchStream
 from distill.data.sources import open_source
 from distill.encoders.attention import choose_attention
@@ -270,7 +270,8 @@ class Training:
         if recipe.teacher.cache is not None:
             teacher = load_teacher(recipe).to(self.accelerator.device)
         asked = recipe.evaluate.tasks
-        tasks = asked if teacher.encoder.text is not None else tuple(each for each in asked if each not in WITH_TEXT)
+        lacks_text = teacher.encoder.text is None
+        tasks = tuple(each for each in asked if not (lacks_text and each in TASKS_WITH_TEXT))
         if len(tasks) < len(asked):
             left = ", ".join(each for each in asked if each not in tasks)
             self.journal.say(f"{who(name)} has no text tower and is not measured on {left}")

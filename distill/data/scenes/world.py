@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distill.config import Granularity, Scenes
 from distill.data.scenes.captions import write
+from distill.data.scenes.contrasts import Contrast, contrasts
 from distill.data.scenes.render import Pictures, join, render
 from distill.data.scenes.sampling import Parameters, sample
 from distill.data.scenes.tiers import TIERS
@@ -88,6 +89,16 @@ class SceneWorld:
             indices=np.asarray(indices.cpu(), dtype=np.int64),
             world_seed=self.settings.world_seed,
             split=split,
+        )
+
+    def contrasts(self, indices: Int[Tensor, " B"], split: Split = "train") -> list[list[Contrast]]:
+        """Each picture's detailed caption beside ones that are wrong in one detail (`contrasts.contrasts`)."""
+        return contrasts(
+            self.parameters(indices, split),
+            indices=np.asarray(indices.cpu(), dtype=np.int64),
+            world_seed=self.settings.world_seed,
+            split=split,
+            num_things=self.num_things,
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from distill.eval.compositional_pairs import Pair
 from distill.eval.datasets import read_square, spread
 from distill.eval.files import read_object
 from distill.eval.layouts.coco import pictures_of
@@ -48,17 +49,26 @@ class CaptionPair:
 
 
 class CaptionPairs:
-    """SugarCrepe's questions. A limit takes them evenly spaced, so that every kind keeps its share."""
+    """SugarCrepe's questions as `compositional_pairs` asks them. A limit takes questions evenly spaced, so that every
+    kind keeps its share."""
+
+    left_out = 0
 
     def __init__(self, listed: list[CaptionPair], *, image_size: int, limit: int | None = None):
         self.image_size = image_size
-        self.pairs: list[CaptionPair] = [listed[index] for index in spread(len(listed), limit)]
+        kept = [listed[index] for index in spread(len(listed), limit)]
+        number_of = {file: number for number, file in enumerate(sorted({each.picture for each in kept}))}
+        self.files = list(number_of)
+        self.pairs: list[Pair] = [
+            Pair(picture=number_of[each.picture], caption=each.right, negative=each.wrong, category=each.kind)
+            for each in kept
+        ]
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.files)
 
     def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
-        return torch.stack([read_square(pair.picture, self.image_size) for pair in self.pairs[start:stop]])
+        return torch.stack([read_square(file, self.image_size) for file in self.files[start:stop]])
 
 
 def flickr30k(folder: Path, split: str) -> Captioned:
