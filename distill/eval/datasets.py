@@ -3,6 +3,7 @@
 A limit takes pictures evenly spaced over the sorted files, so a folder sorted by class keeps its classes.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +111,11 @@ class ClassFolder:
         names = dict(zip(present, present, strict=True)) if names is None else names
         if unknown := [name for name in present if name not in names]:
             raise ValueError(f"{folder / unknown[0]}: this data set has no class {unknown[0]}")
-        self.class_names: list[str] = list(names.values())
+        # ImageNet has two kinds of missile and of sunglasses: scores by class need names of their own.
+        twice = {name for name, count in Counter(names.values()).items() if count > 1}
+        self.class_names: list[str] = [f"{name} ({of})" if name in twice else name for of, name in names.items()]
         self.prompts: list[str] = (
-            self.class_names if is_named else class_prompts(Path(path) / "names.json", self.class_names)
+            list(names.values()) if is_named else class_prompts(Path(path) / "names.json", self.class_names)
         )
         label_of = {name: label for label, name in enumerate(names)}
         files = [(file, label_of[name]) for name in present for file in pictures(folder / name)]
