@@ -27,6 +27,7 @@ from distill.eval.datasets import (
 )
 from distill.eval.in_training import evaluate_in_training, measuring, run_task
 from distill.eval.knn import KnnSettings
+from distill.eval.metrics import is_error
 from distill.train import checkpoint
 from distill.train.checkpoint import find
 
@@ -88,7 +89,7 @@ def classes_folder(tmp_path):
 
 def test_the_registry_holds_exactly_the_tasks_a_recipe_can_ask_for():
     known = get_args(get_args(get_type_hints(Evaluate)["tasks"])[0])
-    assert len(TASKS) == 4
+    assert len(TASKS) == 6
     assert set(TASKS) == set(known)
 
 
@@ -98,7 +99,7 @@ def test_every_task_measures_the_procedural_world(task, tiny_encoder):
     assert scores
     for name, value in scores.items():
         assert name.startswith(f"{task}/")
-        assert 0 <= value <= 1 or np.isnan(value)
+        assert 0 <= value <= (180 if is_error(name) else 1) or np.isnan(value)
     assert evaluate_in_training(tiny_encoder, TINY, 12, (task,)) == pytest.approx(scores, nan_ok=True)
 
 
@@ -264,7 +265,8 @@ def test_the_probe_is_fitted_on_pictures_that_are_not_scored():
 
 def test_a_task_without_data_says_which_setting_brings_it():
     recipe = dataclasses.replace(TINY, data=Data(source="dataset", dataset=Dataset(path="somewhere")))
-    for task, key in (("retrieval", "segmentation"), ("linear_segmentation", "segmentation"), ("knn", "classes")):
+    needed = {"retrieval": "segmentation", "linear_segmentation": "segmentation", "knn": "classes"}
+    for task, key in (needed | {"depth": "geometry", "normals": "geometry"}).items():
         with pytest.raises(ValueError, match=rf"evaluate\.{key}=FOLDER"):
             evaluation_data(asking(recipe, tasks=(task,)), 4)
     with pytest.raises(ValueError, match=r"evaluate\.classes=nowhere"):
@@ -363,12 +365,16 @@ def test_words_that_mean_nothing_are_refused(words, message, run):
 
 def test_an_unknown_task_lists_the_known_ones(run, tiny_encoder):
     with pytest.raises(ValueError, match="zero_shot_segmentation, linear_segmentation, retrieval, knn"):
-        evaluate_checkpoint(run, "depth")
+        evaluate_checkpoint(run, "breadth")
 
 
 @pytest.mark.real_data
 def test_real_photos_with_masks_captions_and_classes_can_be_measured(shared_data, tiny_encoder):
-    recipe = asking(segmentation=str(shared_data / "coco_panoptic"), classes=str(shared_data / "flowers5"))
+    recipe = asking(
+        segmentation=str(shared_data / "coco_panoptic"),
+        classes=str(shared_data / "flowers5"),
+        geometry=str(shared_data / "depth_samples"),
+    )
     scores = evaluate_in_training(tiny_encoder, recipe, 8)
     assert {name.split("/")[0] for name in scores} == set(TASKS)
     assert len(FolderSegmentation(shared_data / "coco_panoptic", "val").class_names) == 133

@@ -234,6 +234,9 @@ ORCHESTRATION = {
     "evaluate.num_images": "12",
     "evaluate.segmentation": "@masks/second",
     "evaluate.classes": "@classes/second",
+    "evaluate.geometry": "@geometry/second",
+    "evaluate.probe": "ridge",
+    "evaluate.probe_steps": "3",
     "evaluate.templates": "tcl",
     "evaluate.features": "final",
     "evaluate.mode": "slide",
@@ -253,12 +256,15 @@ ORCHESTRATION = {
 """Settings that never change what is trained."""
 
 EVALUATING = (
-    "evaluate.tasks=[zero_shot_segmentation, knn]",
+    "evaluate.tasks=[zero_shot_segmentation, knn, depth]",
     "evaluate.every=3",
     "evaluate.num_images=8",
     "evaluate.segmentation=@masks/first",
     "evaluate.background=threshold",
     "evaluate.classes=@classes/first",
+    "evaluate.geometry=@geometry/first",
+    "evaluate.probe=linear",
+    "evaluate.probe_steps=2",
     "run.checkpoint_every=2",
     "run.keep=3",
 )

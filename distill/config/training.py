@@ -42,7 +42,9 @@ class Optim:
 class Evaluate:
     """What is measured, on held-out pictures. Never changes the training."""
 
-    tasks: tuple[Literal["zero_shot_segmentation", "linear_segmentation", "retrieval", "knn"], ...] = ()
+    tasks: tuple[
+        Literal["zero_shot_segmentation", "linear_segmentation", "retrieval", "knn", "depth", "normals"], ...
+    ] = ()
     every: int = 0
     """Steps between evaluations during training; 0 evaluates at the end only."""
     baselines: bool = False
@@ -53,6 +55,13 @@ class Evaluate:
     """Held-out pictures with masks: a folder in the layout of shared/data/coco_panoptic; scenes when not set."""
     classes: str | None = None
     """knn: image-classification folder with train/ and val/."""
+    geometry: str | None = None
+    """depth, normals: folder in the layout of shared/data/depth_samples; scenes when not set."""
+    probe: Literal["ridge", "linear", "dpt"] = "ridge"
+    """linear_segmentation, depth, normals: in closed form; a trained linear layer, as DINOv2's; or (depth, normals) a
+    trained DPT head."""
+    probe_steps: int = 1000
+    """linear, dpt: optimiser steps, each on 16 views. The protocols' are 38,400 for depth, 40,000 for segmentation."""
     templates: Literal["plain", "tcl"] = "plain"
     features: Literal["value", "final"] = "value"
     mode: Literal["whole", "slide"] = "whole"
@@ -64,6 +73,7 @@ class Evaluate:
     def __post_init__(self) -> None:
         check(self.every >= 0, "every", f"{self.every} is negative")
         check(self.num_images >= 1, "num_images", f"{self.num_images} is not positive")
+        check(self.probe_steps >= 1, "probe_steps", f"{self.probe_steps} is not positive")
         check(-1 <= self.background_score <= 1, "background_score", f"{self.background_score} is no cosine: -1 to 1")
 
 

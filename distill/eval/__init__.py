@@ -6,7 +6,7 @@ from distill.config import Evaluate
 from distill.encoders.dual import DualEncoder
 from distill.eval.metrics import TaskResult
 from distill.eval.sets import EvaluationData, evaluation_data
-from distill.eval.tasks import captions, linear, neighbours, zero_shot
+from distill.eval.tasks import captions, distance, linear, neighbours, orientation, zero_shot
 
 __all__ = ["TASKS", "EvaluationData", "Task", "TaskResult", "evaluation_data"]
 
@@ -17,5 +17,7 @@ TASKS: dict[str, Task] = {
     "linear_segmentation": linear,
     "retrieval": captions,
     "knn": neighbours,
+    "depth": distance,
+    "normals": orientation,
 }
 """Every task by the name that recipes and the command line use."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.config import Granularity, Recipe
-from distill.contracts import SegmentationSet
+from distill.contracts import DepthSet, NormalsSet, SegmentationSet
 from distill.data.scenes import SceneWorld
 from distill.eval.datasets import (
     ClassFolder,
@@ -14,6 +14,7 @@ from distill.eval.datasets import (
     SceneClasses,
     SceneMasks,
 )
+from distill.eval.geometry_sets import FolderGeometry, SceneGeometry, What
 from distill.eval.knn import ClassifiedPictures
 from distill.eval.retrieval import CaptionedPictures
 
@@ -35,6 +36,10 @@ class EvaluationData:
     """The same pictures with what the first and what the last CLS token should retrieve."""
     classes: ClassifiedPictures | None = None
     classes_train: ClassifiedPictures | None = None
+    depth: DepthSet | None = None
+    depth_train: DepthSet | None = None
+    normals: NormalsSet | None = None
+    normals_train: NormalsSet | None = None
 
 
 def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
@@ -55,6 +60,8 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
         sets["captions"] = _captions(recipe, world, num_images, drawn)
     if "knn" in asked.tasks:
         sets["classes_train"], sets["classes"] = _classes(recipe, world, num_images, drawn)
+    for what in {"depth", "normals"} & set(asked.tasks):
+        sets[f"{what}_train"], sets[what] = _geometry(recipe, world, what, num_images, drawn)
     return EvaluationData(**sets)
 
 
@@ -87,8 +94,20 @@ def _classes(
     return SceneClasses(world, "train", drawn), SceneClasses(world, "heldout", drawn)
 
 
+def _geometry(
+    recipe: Recipe, world: SceneWorld | None, what: What, num_images: int | None, drawn: int
+) -> tuple[FolderGeometry | SceneGeometry, FolderGeometry | SceneGeometry]:
+    if recipe.evaluate.geometry is not None:
+        folder = _folder(recipe, "geometry")
+        train, val = (FolderGeometry(folder, part, what, limit=num_images) for part in ("train", "val"))
+        return train, val
+    world = _needed(world, "geometry")
+    return SceneGeometry(world, "train", drawn, what), SceneGeometry(world, "heldout", drawn, what)
+
+
 def _folder(recipe: Recipe, key: str) -> Path:
-    path = Path({"segmentation": recipe.evaluate.segmentation, "classes": recipe.evaluate.classes}[key])
+    asked = recipe.evaluate
+    path = Path({"segmentation": asked.segmentation, "classes": asked.classes, "geometry": asked.geometry}[key])
     if not path.is_dir():
         raise ValueError(f"evaluate.{key}={path} is not a folder")
     return path
