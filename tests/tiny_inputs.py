@@ -17,7 +17,7 @@ from tiny_data import TAR_COLUMNS, picture_bytes, rows, write_folder, write_tars
 
 
 def write_inputs(folder: Path) -> None:
-    """timm/*.safetensors, words/*.model, masks/*, classes/*, geometry/*; mixed, other and broken (parquet), folder(.json)."""
+    """timm/*.safetensors, words/*.model; masks, classes, geometry; mixed, other, broken (parquet); folder(.json)."""
     write_timm(folder / "timm")
     write_tokenizers(folder / "words")
     write_datasets(folder)

@@ -31,7 +31,7 @@ def is_error(name: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What one task found. Shares are in [0, 1], and values ending in a unit are errors in it; NaN: a mean of nothing."""
+    """What one task found. Shares are in [0, 1], values that end in a unit are errors in it; NaN: a mean of nothing."""
 
     values: dict[str, float]
     """The headline comes first."""
