@@ -185,7 +185,7 @@ class DepthSet(Protocol):
 class NormalsSet(Protocol):
     """Pictures with the unit normal of the surface in every pixel; the zero vector marks pixels without one.
 
-    x points right, y up, z towards the camera.
+    x points right; where the other axes point is the set's own, the same in all its pictures.
     """
 
     def __len__(self) -> int: ...

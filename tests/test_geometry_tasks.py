@@ -2,7 +2,8 @@
 grid allows, what knows nothing lands at the mean predictor, and every head runs from a recipe.
 
 Measured, as shares of the mean predictor's RMSE (2.14 m, 20.1 degrees on these scenes; ceilings 0.50 and 0.39): on the
-truth, ridge 0.50 and 0.39, linear FILL, DPT FILL; on nothing, ridge 1.00 and 1.00, linear FILL.
+truth, ridge 0.50 and 0.39, linear 0.53 and 0.43, DPT by heart 0.42 and 0.70; on nothing, ridge 1.00 and 1.00, linear
+0.99 of the geometric mean's and 1.00. Trained linear segmentation reaches an mIoU of 0.894 where ridge has 0.911.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float
 from oracles import Listed, Painted, know_nothing, painted
 from safetensors.torch import save_file
 from test_eval_tasks import TINY, asking, written
+from tiny_runs import numbers, trained
 from torch import Tensor, nn
 
 from distill.config import Evaluate, InvalidCombination, Recipe, Scenes
@@ -31,6 +33,7 @@ from distill.eval.linear_segmentation import LinearSettings
 from distill.eval.normals import NormalsSettings
 from distill.eval.probe_training import ProbeTraining
 from distill.eval.trained_segmentation import NormedLinear, TrainedLinearSettings
+from distill.train.checkpoint import find
 
 PATCH = 4
 QUICK = ProbeTraining(steps=200, lr=0.02, weight_decay=0.0, warmup=0.1, decay="cosine", batch_size=4, flip=0.0)
@@ -145,7 +148,6 @@ def test_a_trained_linear_layer_reads_depth_and_normals_that_are_there(deep, fac
     settings = {"head": "linear", "training": QUICK, "short_side": None}
     found = depth.evaluate(told(), *deep, DepthSettings(num_bins=16, **settings)).values["rmse_metres"]
     turned = normals.evaluate(told(), *facing, NormalsSettings(**settings)).values["rmse_degrees"]
-    print("LINEAR", found / depth_of_nothing(*deep), turned / turn_of_nothing(*facing))
     assert found < 0.6 * depth_of_nothing(*deep)
     assert turned < 0.5 * turn_of_nothing(*facing)
 
@@ -157,7 +159,6 @@ def test_a_trained_dpt_head_reads_depth_and_normals_that_are_there(monkeypatch):
     settings = {"head": "dpt", "training": DPT, "short_side": None}
     found = depth.evaluate(told(patch_size=8), *deep, DepthSettings(num_bins=16, **settings)).values["rmse_metres"]
     turned = normals.evaluate(told(patch_size=8), *facing, NormalsSettings(**settings)).values["rmse_degrees"]
-    print("DPT", found / depth_of_nothing(*deep), turned / turn_of_nothing(*facing))
     assert found < 0.7 * depth_of_nothing(*deep)
     assert turned < 0.8 * turn_of_nothing(*facing)
 
@@ -168,7 +169,6 @@ def test_features_that_say_nothing_land_at_the_mean_predictor(head, tolerance, d
     settings = {"head": head, "training": QUICK, "short_side": None}
     found = depth.evaluate(told(deaf=True), *deep, DepthSettings(num_bins=16, **settings)).values["rmse_metres"]
     turned = normals.evaluate(told(deaf=True), *facing, NormalsSettings(**settings)).values["rmse_degrees"]
-    print("NOTHING", head, found / depth_of_nothing(*deep, of_logs=head == "linear"), turned / turn_of_nothing(*facing))
     assert found == pytest.approx(depth_of_nothing(*deep, of_logs=head == "linear"), rel=tolerance)
     assert turned == pytest.approx(turn_of_nothing(*facing), rel=tolerance)
 
@@ -265,7 +265,6 @@ def test_a_trained_linear_probe_reads_classes_that_are_there():
         encoder, *sets, TrainedLinearSettings(training=training, short_side=None)
     ).values
     ceiling = linear_segmentation.evaluate(encoder, *sets, LinearSettings(short_side=None)).values
-    print("SEGMENTATION", found, ceiling)
     assert found["miou"] == pytest.approx(ceiling["miou"], abs=0.03)
     assert found["miou"] > 0.6
 
@@ -329,6 +328,15 @@ def test_the_command_measures_depth_and_normals_of_a_run(tmp_path, tiny_encoder,
         assert page["settings"]["training"]["steps"] == 3 and page["settings"]["head"] == "linear"
         assert page["num_images"] == 6 and page["settings"]["num_train_images"] == 6
         assert next(iter(page["values"])).startswith("rmse_")
+
+
+def test_the_best_checkpoint_is_the_one_with_the_least_error(tmp_path):
+    words = ("evaluate.tasks=[depth]", "evaluate.every=2", "evaluate.num_images=8", "optim.steps=6")
+    run = trained(tmp_path / "run", *words)
+    key = "evaluate/depth/rmse_metres"
+    errors = {line["step"]: line[key] for line in numbers(run) if key in line}
+    score, step = find(run).state()["best"]
+    assert len(errors) == 3 and errors[step] == min(errors.values()) == -score
 
 
 @pytest.mark.real_data
