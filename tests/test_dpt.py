@@ -1,7 +1,7 @@
 """The DPT head against transformers' TIPSv2-DPT on shared random weights, and released decoders by their layouts.
 
 Worst errors measured (fp32, CPU, one thread, width 32, 4 x 6 and 5 x 7 patches, outputs of about unit size): depth in
-metres 2.9e-6, normals 2.6e-6, class scores 3.0e-6.
+metres 2.9e-6, normals 2.6e-6, class scores 3.0e-6. GELU without tanh would make 7e-4.
 """
 
 import numpy as np
