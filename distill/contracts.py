@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 
@@ -115,6 +115,14 @@ class ImageEncoder(nn.Module):
         """Tokens whose last block attends only to itself (tipsv2.md section 7: TIPS zero-shot notebook)."""
         raise NotImplementedError
 
+    def intermediate(self, pixels: Float[Tensor, "B 3 H W"], blocks: tuple[int, ...]) -> tuple[Tokens, ...]:
+        """Tokens as each of these blocks leaves them, counted from 1, behind the final norm.
+
+        What DPT heads read (tipsv2.md section 7). Raises ValueError for a block that is not there, and from a tower
+        that gives no earlier blocks, as here.
+        """
+        raise ValueError(f"{type(self).__name__} gives tokens of its last block only; probe it with a linear head")
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches for an input of this size in pixels."""
         raise NotImplementedError
@@ -153,6 +161,36 @@ class SegmentationSet(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Int[Tensor, "H W"]]: ...
+
+
+@runtime_checkable
+class PixelSet(Protocol):
+    """Pictures with something said about every pixel: [H, W], or [3, H, W] for normals."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Shaped[Tensor, "*channels H W"]]: ...
+
+
+@runtime_checkable
+class DepthSet(Protocol):
+    """Pictures with a depth per pixel, metres along the camera's axis; 0 marks pixels without a reading."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "H W"]]: ...
+
+
+@runtime_checkable
+class NormalsSet(Protocol):
+    """Pictures with the unit normal of the surface in every pixel; the zero vector marks pixels without one.
+
+    x points right; where the other axes point is the set's own, the same in all its pictures.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "3 H W"]]: ...
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from distill.eval.datasets import (
 )
 from distill.eval.in_training import evaluate_in_training, measuring, run_task
 from distill.eval.knn import KnnSettings
+from distill.eval.metrics import is_error
 from distill.train import checkpoint
 from distill.train.checkpoint import find
 
@@ -88,7 +89,7 @@ def classes_folder(tmp_path):
 
 def test_the_registry_holds_exactly_the_tasks_a_recipe_can_ask_for():
     known = get_args(get_args(get_type_hints(Evaluate)["tasks"])[0])
-    assert len(TASKS) == 9
+    assert len(TASKS) == 11
     assert set(TASKS) == set(known)
 
 
@@ -98,7 +99,7 @@ def test_every_task_measures_the_procedural_world(task, tiny_encoder):
     assert scores
     for name, value in scores.items():
         assert name.startswith(f"{task}/")
-        assert 0 <= value <= 1 or np.isnan(value)
+        assert 0 <= value <= (180 if is_error(name) else 1) or np.isnan(value)
     assert evaluate_in_training(tiny_encoder, TINY, 12, (task,)) == pytest.approx(scores, nan_ok=True)
 
 
@@ -267,6 +268,7 @@ def test_a_task_without_data_says_which_setting_brings_it():
     for task, key in (
         *(("retrieval", "segmentation"), ("linear_segmentation", "segmentation"), ("knn", "classes")),
         *(("health", "classes"), ("compositional_pairs", "pairs"), ("instance_retrieval", "instances")),
+        *(("depth", "geometry"), ("normals", "geometry")),
     ):
         with pytest.raises(ValueError, match=rf"evaluate\.{key}=FOLDER"):
             evaluation_data(asking(recipe, tasks=(task,)), 4)
@@ -373,12 +375,13 @@ def test_words_that_mean_nothing_are_refused(words, message, run):
 
 def test_an_unknown_task_lists_the_known_ones(run, tiny_encoder):
     with pytest.raises(ValueError, match="zero_shot_segmentation, linear_segmentation, retrieval, knn"):
-        evaluate_checkpoint(run, "depth")
+        evaluate_checkpoint(run, "breadth")
 
 
 @pytest.mark.real_data
 def test_real_photos_with_masks_captions_and_classes_can_be_measured(shared_data, tiny_encoder):
     folders = {"segmentation": "coco_panoptic", "classes": "flowers5", "pairs": "sugarcrepe_subset"}
+    folders |= {"geometry": "depth_samples"}
     recipe = asking(**{key: str(shared_data / name) for key, name in folders.items()})
     scores = evaluate_in_training(tiny_encoder, recipe, 8)
     assert {name.split("/")[0] for name in scores} == set(TASKS)

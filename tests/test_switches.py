@@ -237,6 +237,9 @@ ORCHESTRATION = {
     "evaluate.pairs": "@pairs/second",
     "evaluate.instances": "@instances/second",
     "evaluate.classifier": "sgd",
+    "evaluate.geometry": "@geometry/second",
+    "evaluate.probe": "ridge",
+    "evaluate.probe_steps": "3",
     "evaluate.templates": "tcl",
     "evaluate.features": "final",
     "evaluate.mode": "slide",
@@ -256,7 +259,8 @@ ORCHESTRATION = {
 """Settings that never change what is trained."""
 
 EVALUATING = (
-    "evaluate.tasks=[zero_shot_segmentation, knn, linear_classification, compositional_pairs, instance_retrieval]",
+    "evaluate.tasks=[zero_shot_segmentation, knn, linear_classification, compositional_pairs, instance_retrieval, "
+    "depth]",
     "evaluate.every=3",
     "evaluate.num_images=8",
     "evaluate.segmentation=@masks/first",
@@ -264,6 +268,9 @@ EVALUATING = (
     "evaluate.classes=@classes/first",
     "evaluate.pairs=@pairs/first",
     "evaluate.instances=@instances/first",
+    "evaluate.geometry=@geometry/first",
+    "evaluate.probe=linear",
+    "evaluate.probe_steps=2",
     "run.checkpoint_every=2",
     "run.keep=3",
 )

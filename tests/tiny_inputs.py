@@ -17,7 +17,7 @@ from tiny_data import TAR_COLUMNS, picture_bytes, rows, write_folder, write_tars
 
 
 def write_inputs(folder: Path) -> None:
-    """timm/*.safetensors, words/*.model, masks/*, classes/*, pairs/*, instances/*; mixed, other and broken (parquet),
+    """timm/*.safetensors, words/*.model; masks, classes, pairs, instances, geometry; mixed, other, broken (parquet);
     folder(.json)."""
     write_timm(folder / "timm")
     write_tokenizers(folder / "words")
@@ -27,6 +27,7 @@ def write_inputs(folder: Path) -> None:
         write_classes(folder / "classes" / name, alike=name == "second")
         write_pairs(folder / "pairs" / name, alike=name == "second")
         write_instances(folder / "instances" / name, alike=name == "second")
+        write_geometry(folder / "geometry" / name, shift=shift)
 
 
 def write_timm(folder: Path) -> None:
@@ -144,3 +145,15 @@ def write_instances(folder: Path, *, alike: bool) -> None:
             for number in range(pictures):
                 content = picture_bytes(label if alike else next(drawn), size=(32, 32))
                 (folder / part / f"thing {label}" / f"{number}.png").write_bytes(content)
+
+
+def write_geometry(folder: Path, *, shift: int) -> None:
+    """Pictures wider than high with a depth that rises to the right, and normals that face the camera."""
+    folder.mkdir(parents=True)
+    for number in range(6):
+        picture = Image.open(io.BytesIO(picture_bytes(number + shift, size=(64, 40)))).convert("RGB")
+        picture.save(folder / f"{number}_rgb.jpg")
+        millimetres = np.tile(np.linspace(1000, 3000 + 200 * number + shift, 64), (40, 1)).astype(np.uint16)
+        Image.fromarray(millimetres).save(folder / f"{number}_depth_mm.png")
+        normals = np.full((40, 64, 3), (128, 128, 1), dtype=np.uint8)
+        Image.fromarray(normals).save(folder / f"{number}_normal_derived.png")

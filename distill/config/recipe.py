@@ -256,7 +256,12 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
         (
             student.text.kind == "none" and bool(TASKS_WITH_TEXT & set(recipe.evaluate.tasks)),
             ("student.text.kind", "evaluate.tasks"),
-            f"{', '.join(sorted(TASKS_WITH_TEXT))} need a text tower; measure linear_segmentation or knn",
+            f"{', '.join(sorted(TASKS_WITH_TEXT))} need a text tower; measure linear_segmentation, knn or depth",
+        ),
+        (
+            recipe.evaluate.probe == "dpt" and "linear_segmentation" in recipe.evaluate.tasks,
+            ("evaluate.probe", "evaluate.tasks"),
+            "linear segmentation is read linearly: set evaluate.probe to ridge or linear",
         ),
         (
             recipe.data.source == "dataset" and not recipe.data.dataset.path,

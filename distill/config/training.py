@@ -56,6 +56,8 @@ class Evaluate:
             "linear_classification",
             "compositional_pairs",
             "instance_retrieval",
+            "depth",
+            "normals",
             "health",
         ],
         ...,
@@ -76,8 +78,16 @@ class Evaluate:
     """compositional_pairs: a folder of SugarCrepe's files, or the name sugarcrepe; scenes when not set."""
     instances: str | None = None
     """instance_retrieval: a folder with index/ and query/, or of such folders; scenes when not set."""
+    geometry: str | None = None
+    """depth, normals: folder in the layout of shared/data/depth_samples, or a name of `distill eval list`, such as
+    nyuv2; scenes when not set."""
     classifier: Literal["sgd", "lbfgs"] = "lbfgs"
     """Linear classification: the exact minimum, which is quick; or DINOv2's 12,500 steps, the published protocol."""
+    probe: Literal["ridge", "linear", "dpt"] = "ridge"
+    """linear_segmentation, depth, normals: in closed form; a trained linear layer, as DINOv2's; or (depth, normals) a
+    trained DPT head."""
+    probe_steps: int = 1000
+    """linear, dpt: optimiser steps, each on 16 views. The protocols' are 38,400 for depth, 40,000 for segmentation."""
     templates: Literal["plain", "tcl", "imagenet80"] = "plain"
     features: Literal["value", "final"] = "value"
     mode: Literal["whole", "slide"] = "whole"
@@ -89,6 +99,7 @@ class Evaluate:
     def __post_init__(self) -> None:
         check(self.every >= 0, "every", f"{self.every} is negative")
         check(self.num_images >= 1, "num_images", f"{self.num_images} is not positive")
+        check(self.probe_steps >= 1, "probe_steps", f"{self.probe_steps} is not positive")
         check(-1 <= self.background_score <= 1, "background_score", f"{self.background_score} is no cosine: -1 to 1")
 
 

@@ -104,6 +104,21 @@ class TimmViT(ImageEncoder):
         x_BTD = block_on_values(self.model.blocks[-1], x_BTD)
         return self._tokens(self.model.norm(x_BTD), grid)
 
+    def intermediate(self, pixels: Float[Tensor, "B 3 H W"], blocks: tuple[int, ...]) -> tuple[Tokens, ...]:
+        """Tokens as each of these blocks leaves them, from 1 to `num_layers`, behind the final norm.
+
+        Raises ValueError for a block that is not there.
+        """
+        self._check_layers(blocks)
+        grid = self.grid(*pixels.shape[-2:])
+        x_BTD = self._embed(pixels, None, grid)
+        found = {}
+        for number, (block, rope) in enumerate(zip(self.model.blocks, self._ropes(grid), strict=True), 1):
+            x_BTD = self._run(block, x_BTD, rope)
+            if number in blocks:
+                found[number] = self._tokens(self.model.norm(x_BTD), grid)
+        return tuple(found[number] for number in blocks)
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches; ValueError unless both sides are multiples of the patch size."""
         if height % self.patch_size or width % self.patch_size:

@@ -10,10 +10,12 @@ from distill.eval.tasks import (
     captions,
     classifier,
     condition,
+    distance,
     instances,
     linear,
     named_classes,
     neighbours,
+    orientation,
     pairs,
     zero_shot,
 )
@@ -31,6 +33,8 @@ TASKS: dict[str, Task] = {
     "linear_classification": classifier,
     "compositional_pairs": pairs,
     "instance_retrieval": instances,
+    "depth": distance,
+    "normals": orientation,
     "health": condition,
 }
 """Every task by the name that recipes and the command line use."""

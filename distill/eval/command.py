@@ -18,6 +18,7 @@ from distill.encoders.dual import DualEncoder
 from distill.encoders.weights import load_strictly
 from distill.eval import TASKS, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
+from distill.eval.metrics import UNITS, is_error
 from distill.eval.with_teacher import agreement
 from distill.train.checkpoint import Checkpoint, find
 from distill.train.journal import write_atomically
@@ -129,17 +130,23 @@ def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side,
 
 
 def table_of(result: TaskResult, *, title: str) -> Table:
-    """Values in percent, losses as they are, then the classes from best to worst without those that never occurred."""
+    """Values in percent, losses and what has a unit as they are, then the classes from best to worst without those
+    that never occurred."""
     table = Table("measure", title=title, min_width=len(title))
     table.add_column("%", justify="right")
     for name, value in result.values.items():
-        shown = f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"
-        table.add_row(name, "–" if math.isnan(value) else shown)
+        table.add_row(name, "–" if math.isnan(value) else _shown(name, value))
     occurred = {name: value for name, value in result.per_class.items() if not math.isnan(value)}
     table.add_section()
     for name, value in sorted(occurred.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{100 * value:.2f}", style="dim")
     return table
+
+
+def _shown(name: str, value: float) -> str:
+    if is_error(name):
+        return f"{value:.3f} {next(unit for ending, unit in UNITS.items() if name.endswith(ending))}"
+    return f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"
 
 
 def _teacher_image(found: Checkpoint, recipe: Recipe) -> dict[str, Tensor]:

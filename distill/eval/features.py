@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from distill.contracts import ImageEncoder, SegmentationSet, Tokens
+from distill.contracts import ImageEncoder, PixelSet, Tokens
 
 Kind = Literal["value", "final"]
 Precision = Literal["fp32", "bf16"]
@@ -45,6 +45,27 @@ def tokens(image: ImageEncoder, pixels: Float[Tensor, "B 3 H W"], *, kind: Kind,
     fitting = stretch(pixels.to(device), image.patch_size)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         found = image.values(fitting) if kind == "value" else image(fitting)
+    return _in_float32(found)
+
+
+def quarters(image: ImageEncoder) -> tuple[int, int, int, int]:
+    """The blocks, counted from 1, after each quarter of the tower: those of the released TIPSv2 decoders at B, L, SO
+    and g (tipsv2.md section 7, which counts from 0)."""
+    return tuple(math.ceil(quarter * image.num_layers / 4) for quarter in (1, 2, 3, 4))
+
+
+def quarter_tokens(
+    image: ImageEncoder, pixels: Float[Tensor, "B 3 H W"], *, precision: Precision
+) -> tuple[Tokens, Tokens, Tokens, Tokens]:
+    """`tokens` after each quarter of the tower. Raises ValueError for towers that give their last block only."""
+    device = device_of(image)
+    fitting = stretch(pixels.to(device), image.patch_size)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        found = image.intermediate(fitting, quarters(image))
+    return tuple(_in_float32(each) for each in found)
+
+
+def _in_float32(found: Tokens) -> Tokens:
     return Tokens(
         cls=check_finite(found.cls.float(), "CLS"),
         patches=check_finite(found.patches.float(), "patch"),
@@ -90,7 +111,9 @@ def resize_short_side(pixels: Float[Tensor, "B 3 H W"], short_side: int | None) 
     return functional.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def batches(data: SegmentationSet, batch_size: int) -> Iterator[tuple[Float[Tensor, "B 3 H W"], Int[Tensor, "B H W"]]]:
+def batches(
+    data: PixelSet, batch_size: int
+) -> Iterator[tuple[Float[Tensor, "B 3 H W"], Shaped[Tensor, "B *channels H W"]]]:
     """Every picture of the set once, pictures of equal size together; at most 4 batches are held back."""
     if isinstance(data, InBatches):
         for start in range(0, len(data), batch_size):

@@ -13,16 +13,25 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from distill.contracts import SegmentationSet
+from distill.contracts import PixelSet, SegmentationSet
 from distill.eval.features import InBatches, batches
 
 MAX_ELEMENTS = 2**24
 """Largest temporary tensor of a task, in elements: 64 MiB in float32. Changes memory, not results."""
 
 
+UNITS = {"_metres": "m", "_degrees": "°"}
+"""Endings of the names of errors, of which less is better, and their sign. All other values are shares."""
+
+
+def is_error(name: str) -> bool:
+    """Whether less of this value is better."""
+    return name.endswith(tuple(UNITS))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What one task found. Shares are in [0, 1]; NaN marks a mean over nothing."""
+    """What one task found. Shares are in [0, 1], values that end in a unit are errors in it; NaN: a mean of nothing."""
 
     values: dict[str, float]
     """The headline comes first."""
@@ -36,8 +45,9 @@ class TaskResult:
     picture's captions that hit, float32; `num_captions` [N], int32, its weight in the mean; also r5 and r10, and all
     of them as `cls1_...`. knn and linear classification: `correct` [N], uint8, of the pictures that have a class;
     zero-shot classification: `top1` and `top5` [N], uint8. Compositional pairs: `right` and `pairs` [N, categories],
-    int32. Instance retrieval: `r1` [N], uint8, of the queries, and `subset` [N], int32. Health: cosines of the CLS
-    token with itself, float32. Empty where a task has nothing.
+    int32. Instance retrieval: `r1` [N], uint8, of the queries, and `subset` [N], int32. Depth and normals: sums over
+    valid pixels, float64 [N], as `geometry` names them, and `valid` [N], how many. Health: cosines of the CLS token
+    with itself, float32. Empty where a task has nothing.
     """
     settings: dict[str, Any]
     num_images: int
@@ -100,7 +110,7 @@ def count_set(
     return PixelCounts(intersection_NK=hit_NK, union_NK=union_NK, labelled_N=labelled_N)
 
 
-def numbered_batches(data: SegmentationSet, batch_size: int) -> Iterator[tuple[Sequence[int], Tensor, Tensor]]:
+def numbered_batches(data: PixelSet, batch_size: int) -> Iterator[tuple[Sequence[int], Tensor, Tensor]]:
     """`features.batches` with the places of the pictures in the set: so results do not depend on the batch size."""
     if isinstance(data, InBatches):
         start = 0
@@ -117,8 +127,8 @@ def numbered_batches(data: SegmentationSet, batch_size: int) -> Iterator[tuple[S
 class _Noted:
     """A set that notes which pictures of a size were read. Batches keep their order within a size."""
 
-    def __init__(self, data: SegmentationSet):
-        self.data, self.class_names, self.ignore = data, data.class_names, data.ignore
+    def __init__(self, data: PixelSet):
+        self.data = data
         self.waiting: dict[torch.Size, deque[int]] = {}
 
     def __len__(self) -> int:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.config import Granularity, Recipe
-from distill.contracts import SegmentationSet
+from distill.contracts import DepthSet, NormalsSet, SegmentationSet
 from distill.data.scenes import SceneWorld
 from distill.eval.compositional_pairs import ContrastedPictures
 from distill.eval.datasets import SceneCaptions, SceneClasses, SceneMasks
+from distill.eval.geometry_sets import FolderGeometry, SceneGeometry, What
 from distill.eval.instance_retrieval import InstanceSubset
 from distill.eval.instances import folder_instances, scene_instances
 from distill.eval.knn import ClassifiedPictures
-from distill.eval.layouts import open_captions, open_classes, open_pairs, open_segmentation
+from distill.eval.layouts import open_captions, open_classes, open_depth, open_normals, open_pairs, open_segmentation
 from distill.eval.layouts.dataset import Role
 from distill.eval.pairs import FolderPairs, ScenePairs
 from distill.eval.retrieval import CaptionedPictures
@@ -38,6 +39,10 @@ class EvaluationData:
     classes_train: ClassifiedPictures | None = None
     pairs: ContrastedPictures | None = None
     instances: Sequence[InstanceSubset] | None = None
+    depth: DepthSet | None = None
+    depth_train: DepthSet | None = None
+    normals: NormalsSet | None = None
+    normals_train: NormalsSet | None = None
 
 
 def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
@@ -64,6 +69,9 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
         sets["pairs"] = _pairs(recipe, world, num_images, drawn)
     if "instance_retrieval" in asked.tasks:
         sets["instances"] = _instances(recipe, world, num_images, drawn)
+    for what in {"depth", "normals"} & set(asked.tasks):
+        for key, role in ((f"{what}_train", "train"), (what, "val")):
+            sets[key] = _geometry(recipe, world, what, role, num_images, drawn)
     return EvaluationData(**sets)
 
 
@@ -119,6 +127,20 @@ def _instances(
     if not Path(place).is_dir():
         raise ValueError(f"evaluate.instances={place} is not a folder")
     return folder_instances(Path(place), image_size=recipe.data.image_size, limit=num_images)
+
+
+def _geometry(
+    recipe: Recipe, world: SceneWorld | None, what: What, role: Role, num_images: int | None, drawn: int
+) -> DepthSet | NormalsSet:
+    place = recipe.evaluate.geometry
+    if place is None:
+        split = "train" if role == "train" else "heldout"
+        return SceneGeometry(_needed(world, "geometry"), split, drawn, what)
+    with _asked_by("geometry", place):
+        if Path(place).is_dir():
+            return FolderGeometry(Path(place), role, what, limit=num_images)
+        opened = open_depth if what == "depth" else open_normals
+        return opened(place, role, limit=num_images)
 
 
 @contextmanager

@@ -6,23 +6,29 @@ from distill.config import Evaluate
 from distill.encoders.dual import DualEncoder
 from distill.eval import (
     compositional_pairs,
+    depth,
     health,
     instance_retrieval,
     knn,
     linear_classification,
     linear_segmentation,
+    normals,
     retrieval,
+    trained_segmentation,
     zero_shot_classification,
     zero_shot_segmentation,
 )
 from distill.eval.compositional_pairs import PairSettings
+from distill.eval.depth import DepthSettings
 from distill.eval.health import HealthSettings
 from distill.eval.instance_retrieval import InstanceSettings
 from distill.eval.linear_classification import LinearClassificationSettings
 from distill.eval.linear_segmentation import LinearSettings
 from distill.eval.metrics import TaskResult
+from distill.eval.normals import NormalsSettings
 from distill.eval.retrieval import RetrievalSettings
 from distill.eval.sets import EvaluationData
+from distill.eval.trained_segmentation import TrainedLinearSettings
 from distill.eval.zero_shot_classification import ZeroShotClassificationSettings
 from distill.eval.zero_shot_segmentation import ZeroShotSettings
 
@@ -46,6 +52,21 @@ def linear_settings(data: EvaluationData) -> LinearSettings:
     return LinearSettings(short_side=data.short_side)
 
 
+def trained_linear_settings(data: EvaluationData, asked: Evaluate) -> TrainedLinearSettings:
+    training = replace(trained_segmentation.TRAINING, steps=asked.probe_steps)
+    return TrainedLinearSettings(training=training, short_side=data.short_side or data.image_size)
+
+
+def depth_settings(data: EvaluationData, asked: Evaluate) -> DepthSettings:
+    training = replace(depth.DPT if asked.probe == "dpt" else depth.LINEAR, steps=asked.probe_steps)
+    return DepthSettings(head=asked.probe, training=training, short_side=data.image_size)
+
+
+def normals_settings(data: EvaluationData, asked: Evaluate) -> NormalsSettings:
+    training = replace(normals.TRAINING, steps=asked.probe_steps)
+    return NormalsSettings(head=asked.probe, training=training, short_side=data.image_size)
+
+
 def retrieval_settings(num_cls: int) -> tuple[RetrievalSettings, ...]:
     """One for each CLS token, the last token's first: it reads the detailed captions."""
     return tuple(RetrievalSettings(cls=cls) for cls in reversed(range(num_cls)))
@@ -56,6 +77,9 @@ def zero_shot(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> Ta
 
 
 def linear(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    if asked.probe == "linear":
+        settings = trained_linear_settings(data, asked)
+        return trained_segmentation.evaluate(encoder, data.segmentation_train, data.segmentation, settings)
     return linear_segmentation.evaluate(encoder, data.segmentation_train, data.segmentation, linear_settings(data))
 
 
@@ -70,6 +94,14 @@ def captions(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> Tas
 
 def neighbours(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
     return knn.evaluate(encoder, data.classes_train, data.classes, knn.KnnSettings())
+
+
+def distance(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    return depth.evaluate(encoder, data.depth_train, data.depth, depth_settings(data, asked))
+
+
+def orientation(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    return normals.evaluate(encoder, data.normals_train, data.normals, normals_settings(data, asked))
 
 
 def named_classes(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:

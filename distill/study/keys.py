@@ -34,6 +34,12 @@ SINCE: dict[str, Any] = {
     "objective.features.adapter_hidden": None,
     "objective.features.student_layers": (),
     "objective.clusters.momentum": 0.99,
+    "evaluate.pairs": None,
+    "evaluate.instances": None,
+    "evaluate.classifier": "lbfgs",
+    "evaluate.geometry": None,
+    "evaluate.probe": "ridge",
+    "evaluate.probe_steps": 1000,
 }
 """Settings newer than the first keys, `section.name`, with the value at which the training is what it was before."""
 

@@ -20,6 +20,7 @@ from distill.encoders.attention import choose_attention
 from distill.encoders.batch_norm import join_processes
 from distill.environment import environment
 from distill.eval.in_training import evaluate_in_training
+from distill.eval.metrics import is_error
 from distill.exit_codes import DIVERGED, FINISHED, INTERRUPTED
 from distill.train import checkpoint, resume
 from distill.train.clock import Clock, peak_bytes
@@ -246,7 +247,8 @@ class Training:
             self.journal.log(self.step, {f"evaluate/{name}": value for name, value in scores.items()})
             shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
             self.journal.say(f"step {self.step}: {shown}")
-            deciding = next(iter(scores.values()))
+            name, deciding = next(iter(scores.items()))
+            deciding = -deciding if is_error(name) else deciding
             if self.best is None or deciding > self.best[0]:
                 self.best = (deciding, self.step)
             self.scores = scores
