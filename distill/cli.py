@@ -72,6 +72,8 @@ examples:
   distill eval runs/ibotpp-seed0 health
   distill eval runs/vanilla-seed0 agreement
   distill eval runs/vanilla-seed0 agreement side=untrained
+  distill eval open_clip:models/siglip2 zero_shot_segmentation evaluate.segmentation=ade20k
+  distill eval timm:vit_base_patch16_dinov3 knn weights=dinov3.safetensors evaluate.classes=imagenet
   distill eval list                         data sets: what is measured on them, and which are there
   distill eval list ade20k                  its layout, and where it comes from
   DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k"""
@@ -144,8 +146,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_cache(commands, settings)
 
-    command = _command(commands, "eval", "measure a trained encoder", EVAL, run=evaluate)
-    command.add_argument("path", metavar="RUN|CHECKPOINT", type=Path, help="run folder, or checkpoint folder")
+    command = _command(commands, "eval", "measure an encoder", EVAL, run=evaluate)
+    about = "run folder, checkpoint folder, or an encoder as in teacher.model"
+    command.add_argument("path", metavar="RUN|CHECKPOINT|FAMILY:NAME", help=about)
     command.add_argument("task", metavar="TASK", choices=(*TASKS, AGREEMENT), help="what to measure, see below")
     command.add_argument("words", metavar="key=value", nargs="*", help="settings of the evaluation")
 
@@ -276,12 +279,16 @@ def cache(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    if not options.path.exists():
-        raise FileNotFoundError(f"{options.path}: no such run or checkpoint folder")
+    path = Path(options.path)
+    if not path.exists() and ":" in options.path:
+        from distill.eval.of_a_family import evaluate_family
+
+        return evaluate_family(options.path, options.task, options.words)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such run or checkpoint folder, and no FAMILY:NAME")
     from distill.eval.command import evaluate_checkpoint
 
-    evaluate_checkpoint(options.path, options.task, options.words)
-    return 0
+    return evaluate_checkpoint(path, options.task, options.words)
 
 
 def list_data_sets(options: argparse.Namespace) -> int:

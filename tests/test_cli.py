@@ -131,7 +131,7 @@ def test_eval_hands_over_the_checkpoint_the_task_and_the_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls: list[tuple] = []
-    standing_in(monkeypatch, "distill.eval.command", evaluate_checkpoint=lambda *a: calls.append(a))
+    standing_in(monkeypatch, "distill.eval.command", evaluate_checkpoint=lambda *a: calls.append(a) or 0)
     assert cli.main(["eval", str(tmp_path), "knn", "evaluate.classes=flowers"]) == 0
     assert calls == [(tmp_path, "knn", ["evaluate.classes=flowers"])]
 

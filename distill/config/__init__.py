@@ -8,7 +8,15 @@ from distill.config.checks import InvalidCombination, InvalidValue, RecipeError
 from distill.config.compare import content_hash, differences, recipe_dict
 from distill.config.data import Columns, Data, Dataset, Masking, Scenes, Views
 from distill.config.ensemble import by_teacher, cache_places
-from distill.config.load import load_recipe, members_named, recipe_from_file, recipe_text, resolve, save_recipe
+from distill.config.load import (
+    load_recipe,
+    members_named,
+    recipe_from_file,
+    recipe_from_words,
+    recipe_text,
+    resolve,
+    save_recipe,
+)
 from distill.config.objective import (
     ClsLoss,
     Clusters,
@@ -64,6 +72,7 @@ __all__ = [
     "page_path",
     "recipe_dict",
     "recipe_from_file",
+    "recipe_from_words",
     "recipe_text",
     "resolve",
     "save_recipe",

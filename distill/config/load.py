@@ -39,6 +39,11 @@ def recipe_from_file(path: str | Path) -> Recipe:
     return _load(path, ())
 
 
+def recipe_from_words(words: Sequence[str]) -> Recipe:
+    """The defaults with `key=value` words applied. Raises like `load_recipe`."""
+    return assemble(command_line_settings(words))
+
+
 def resolve(name_or_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Every setting of a recipe, defaults included, as plain nested values."""
     return recipe_dict(load_recipe(name_or_path, overrides))

@@ -56,14 +56,18 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
         data = evaluation_data(recipe, num_images)
         encoder, _ = load_encoder(found.folder, side)
         result = run_task(encoder.to(device), task, data=data, recipe=recipe)
-    file = save_result(result, found=found, task=task, side=side, asked=recipe.evaluate)
     step = 0 if side == "untrained" else found.step
-    title = f"{task} of the {side} at step {step}, {result.num_images} pictures"
+    file = found.folder.parent.parent / "eval" / (f"{task}.json" if side == "student" else f"{task}.{side}.json")
+    save_result(result, file, task=task, who={"side": side, "step": step}, asked=recipe.evaluate)
+    show_result(result, file, title=f"{task} of the {side} at step {step}, {result.num_images} pictures")
+    return 0
+
+
+def show_result(result: TaskResult, file: Path, *, title: str) -> None:
     Console().print(table_of(result, title=title))
     for note in result.notes:
         print(note)
     print(f"written to {file}")
-    return 0
 
 
 def load_encoder(path: str | Path, side: Side = "student") -> tuple[DualEncoder, Recipe]:
@@ -88,15 +92,21 @@ def load_encoder(path: str | Path, side: Side = "student") -> tuple[DualEncoder,
 
 def split_overrides(overrides: Sequence[str]) -> tuple[Side, list[str]]:
     """The side, and the other words with their full keys. Raises ValueError for words that evaluation ignores."""
-    side, settings = "student", []
+    sides = [word.partition("=")[2] for word in overrides if word.startswith("side=")]
+    for side in sides:
+        if side not in get_args(Side):
+            raise ValueError(f"side={side}: expected one of {', '.join(get_args(Side))}")
+    others = [word for word in overrides if not word.startswith("side=")]
+    return (sides or ["student"])[-1], evaluation_words(others, "side")
+
+
+def evaluation_words(overrides: Sequence[str], *others: str) -> list[str]:
+    """Words with their full keys. Raises ValueError for those that evaluation ignores; `others` are known besides."""
+    settings = []
     for word in overrides:
         key, equals, value = word.partition("=")
         short = key.removeprefix("evaluate.")
-        if key == "side":
-            if value not in get_args(Side):
-                raise ValueError(f"side={value}: expected one of {', '.join(get_args(Side))}")
-            side = value
-        elif short in OF_TRAINING:
+        if short in OF_TRAINING:
             raise ValueError(f"{word}: one task is measured once; {short} is a setting of training")
         elif equals and short in Evaluate.__dataclass_fields__:
             settings.append(f"evaluate.{short}={value}")
@@ -104,17 +114,17 @@ def split_overrides(overrides: Sequence[str]) -> tuple[Side, list[str]]:
             settings.append(word)
         else:
             known = [name for name in Evaluate.__dataclass_fields__ if name not in OF_TRAINING]
-            raise ValueError(f"{word!r} is no setting of an evaluation; they are side, run.device, {', '.join(known)}")
-    return side, settings
+            named = ", ".join((*others, "run.device", *known))
+            raise ValueError(f"{word!r} is no setting of an evaluation; they are {named}")
+    return settings
 
 
-def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side, asked: Evaluate) -> Path:
-    """Write what was measured, on what and how; NaN becomes null. Returns the file."""
+def save_result(result: TaskResult, file: Path, *, task: str, who: dict[str, Any], asked: Evaluate) -> None:
+    """Write what was measured, of whom, on what and how; NaN becomes null."""
     content = {
         "format": FORMAT,
         "task": task,
-        "side": side,
-        "step": 0 if side == "untrained" else found.step,
+        **who,
         "num_images": result.num_images,
         "values": _without_nan(result.values),
         "per_class": _without_nan(result.per_class),
@@ -122,11 +132,8 @@ def save_result(result: TaskResult, *, found: Checkpoint, task: str, side: Side,
         "settings": result.settings,
         "evaluate": asdict(asked),
     }
-    folder = found.folder.parent.parent / "eval"
-    folder.mkdir(exist_ok=True)
-    file = folder / (f"{task}.json" if side == "student" else f"{task}.{side}.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(content, indent=1, allow_nan=False))
-    return file
 
 
 def table_of(result: TaskResult, *, title: str) -> Table:

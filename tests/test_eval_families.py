@@ -1,0 +1,71 @@
+"""Any encoder of `distill teachers` is measured from the command line as a trained one is."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_released import RELEASED
+
+from distill import cli
+from distill.config import Data
+from distill.eval.command import load_encoder
+from distill.eval.in_training import evaluate_in_training
+
+CASES = {
+    "timm": ("class token", "knn", "accuracy"),
+    "transformers": ("images", "linear_segmentation", "miou"),
+    "open_clip": ("folder", "zero_shot_segmentation", "miou"),
+    "tips": ("pair", "retrieval", "image_to_text_r1"),
+    "distill": ("run", "depth", "rmse_metres"),
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_an_encoder_of_every_family_is_measured_on_scenes(family: str, tmp_path: Path, capsys):
+    kind, task, headline = CASES[family]
+    given = RELEASED[family][kind](tmp_path / "released")
+    words = [f"weights={given.weights}"] if given.weights else []
+    assert cli.main(["eval", given.model, task, "num_images=16", *words]) == 0
+    file = Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("written to "))
+    page = json.loads(file.read_text())
+    assert page["model"] == given.model and page["licence"] == given.licence
+    assert page["image_size"] == given.image_size and page["num_images"] == 16
+    assert next(iter(page["values"])) == headline
+
+
+def test_a_run_through_this_door_gets_what_its_encoder_gets_on_the_default_scenes(tmp_path: Path):
+    given = RELEASED["distill"]["run"](tmp_path / "run")
+    assert cli.main(["eval", given.model, "retrieval", "num_images=16"]) == 0
+    (file,) = tmp_path.glob("runs/eval/*/*")
+    encoder, recipe = load_encoder(tmp_path / "run")
+    default = replace(recipe, data=Data(image_size=recipe.data.image_size))
+    scores = evaluate_in_training(encoder, default, 16, ("retrieval",))
+    assert {f"retrieval/{name}": value for name, value in json.loads(file.read_text())["values"].items()} == scores
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["knn"], "weights"),
+        (["retrieval", "weights=random"], "has no text tower, and retrieval needs one"),
+        (["agreement", "weights=random"], "measured of runs"),
+        (["knn", "weights=random", "image_size=50"], "image_size=50"),
+        (["knn", "weights=random", "optim.lr=1"], "no setting of an evaluation"),
+        (["knn", "weights=nowhere.safetensors"], "does not exist"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_code_2(words: list[str], said: str, capsys):
+    assert cli.main(["eval", "timm:test_vit", *words]) == 2
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1
+
+
+def test_what_is_neither_a_folder_nor_a_family_is_refused(capsys):
+    assert cli.main(["eval", "nowhere", "knn"]) == 2
+    assert "no FAMILY:NAME" in capsys.readouterr().err
