@@ -11,8 +11,8 @@ from tiny_runs import numbers, opened, tiny, trained
 from torch import Tensor
 
 from distill import cli
-from distill.eval.agreement import common_neighbours, linear_cka
 from distill.eval.command import evaluate_checkpoint, load_encoder
+from distill.eval.tasks.agreement import common_neighbours, linear_cka
 
 N = 9
 TIMM = ("teacher.model=timm:vit_tiny_patch16_224", "teacher.weights=@timm/first.safetensors", "teacher.image_size=48")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from distill.config import ImageTower
 from distill.contracts import ImageEncoder, Statistics, Tokens
 from distill.encoders.vit import TimmViT, build_vit
-from distill.eval.dpt import DPTHead
-from distill.eval.dpt_weights import decoder_tensors, load_decoder
 from distill.eval.features import quarter_tokens, quarters
-from distill.eval.geometry_losses import expected_depth
+from distill.eval.probes.dpt import DPTHead
+from distill.eval.probes.dpt_weights import decoder_tensors, load_decoder
+from distill.eval.probes.geometry_losses import expected_depth
 
 WIDTH, CHANNELS, CLASSES = 32, 24, 5
 TOLERANCE = 1e-5

@@ -12,12 +12,12 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 
-from distill.eval import linear_classification, zero_shot_classification
-from distill.eval.datasets import ClassFolder
-from distill.eval.linear_classification import LinearClassificationSettings, choose, fit, held_out
-from distill.eval.linear_heads import descend, minimise
+from distill.eval.pictures.datasets import ClassFolder
+from distill.eval.probes.linear_heads import descend, minimise
 from distill.eval.prompts import TEMPLATES
-from distill.eval.zero_shot_classification import ZeroShotClassificationSettings, class_ranks
+from distill.eval.tasks import linear_classification, zero_shot_classification
+from distill.eval.tasks.linear_classification import LinearClassificationSettings, choose, fit, held_out
+from distill.eval.tasks.zero_shot_classification import ZeroShotClassificationSettings, class_ranks
 
 QUICK = {"steps": 40, "rates": (1e-2, 1e-1), "penalties": (1e-2, 1e-4)}
 

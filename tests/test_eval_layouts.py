@@ -20,7 +20,6 @@ from distill import cli
 from distill.config import load_recipe
 from distill.contracts import SegmentationSet
 from distill.eval import evaluation_data
-from distill.eval.knn import ClassifiedPictures
 from distill.eval.layouts import (
     DATA_SETS,
     open_captions,
@@ -34,8 +33,9 @@ from distill.eval.layouts.dataset import find
 from distill.eval.layouts.geometry import normals_from_depth
 from distill.eval.layouts.listing import show
 from distill.eval.layouts.names import FOLDER, ids, names, rows
-from distill.eval.retrieval import CaptionedPictures
-from distill.eval.things import num_things_of
+from distill.eval.pictures.things import num_things_of
+from distill.eval.tasks.knn import ClassifiedPictures
+from distill.eval.tasks.retrieval import CaptionedPictures
 
 NO = 255
 

@@ -12,11 +12,12 @@ from sklearn.metrics import jaccard_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill.eval import knn, metrics, retrieval
-from distill.eval.knn import KnnSettings, accuracy_result, classify
-from distill.eval.linear_segmentation import LinearSettings, Moments, evaluate, fit, patch_shares
+from distill.eval import metrics
 from distill.eval.metrics import count_pixels, hit_ranks, intersection_over_union, neighbour_votes, segmentation_result
-from distill.eval.retrieval import RetrievalSettings
+from distill.eval.tasks import knn, retrieval
+from distill.eval.tasks.knn import KnnSettings, accuracy_result, classify
+from distill.eval.tasks.linear_segmentation import LinearSettings, Moments, evaluate, fit, patch_shares
+from distill.eval.tasks.retrieval import RetrievalSettings
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -14,11 +14,11 @@ from distill.config import Scenes
 from distill.data.scenes import SceneWorld
 from distill.data.scenes.captions import contents
 from distill.data.scenes.vocabulary import COLOUR_NAMES, THINGS
-from distill.eval import compositional_pairs, instance_retrieval
-from distill.eval.compositional_pairs import Pair, PairSettings
-from distill.eval.instance_retrieval import InstanceSettings, InstanceSubset, nearest_is_own
-from distill.eval.instances import folder_instances, scene_instances
-from distill.eval.pairs import FolderPairs, ScenePairs
+from distill.eval.pictures.instances import folder_instances, scene_instances
+from distill.eval.pictures.pairs import FolderPairs, ScenePairs
+from distill.eval.tasks import compositional_pairs, instance_retrieval
+from distill.eval.tasks.compositional_pairs import Pair, PairSettings
+from distill.eval.tasks.instance_retrieval import InstanceSettings, InstanceSubset, nearest_is_own
 
 
 class Contrasted:

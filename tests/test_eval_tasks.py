@@ -14,9 +14,11 @@ from distill.config import Evaluate, ImageTower, Recipe, Scenes, Student, TextTo
 from distill.config.data import Data, Dataset
 from distill.data.scenes import SceneWorld
 from distill.encoders.dual import build_dual
-from distill.eval import TASKS, evaluation_data, knn
+from distill.eval import TASKS, evaluation_data
 from distill.eval.command import evaluate_checkpoint, load_encoder
-from distill.eval.datasets import (
+from distill.eval.in_training import evaluate_in_training, measuring, run_task
+from distill.eval.metrics import is_error
+from distill.eval.pictures.datasets import (
     ClassFolder,
     FolderCaptions,
     FolderSegmentation,
@@ -25,9 +27,8 @@ from distill.eval.datasets import (
     largest_thing,
     spread,
 )
-from distill.eval.in_training import evaluate_in_training, measuring, run_task
-from distill.eval.knn import KnnSettings
-from distill.eval.metrics import is_error
+from distill.eval.tasks import knn
+from distill.eval.tasks.knn import KnnSettings
 from distill.train import checkpoint
 from distill.train.checkpoint import find
 

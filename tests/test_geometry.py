@@ -22,10 +22,10 @@ from distill.eval.geometry import (
     with_depth,
     with_normal,
 )
-from distill.eval.geometry_losses import cosine_loss, expected_depth, log_depth_loss, log_gradient_loss
-from distill.eval.geometry_probes import patch_means
-from distill.eval.geometry_sets import FolderGeometry, SceneGeometry
-from distill.eval.probe_training import ProbeTraining, RandomViews, flipped, mirrored_normals, rate
+from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry
+from distill.eval.probes.geometry_losses import cosine_loss, expected_depth, log_depth_loss, log_gradient_loss
+from distill.eval.probes.geometry_probes import patch_means
+from distill.eval.probes.probe_training import ProbeTraining, RandomViews, flipped, mirrored_normals, rate
 
 PLAIN = ProbeTraining(steps=10, lr=1.0, weight_decay=0.0, warmup=0.0, decay="linear")
 

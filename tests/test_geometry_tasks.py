@@ -22,17 +22,18 @@ from distill.config import Evaluate, InvalidCombination, Recipe, Scenes
 from distill.contracts import ImageEncoder, Tokens
 from distill.data.scenes import SceneWorld
 from distill.encoders.dual import DualEncoder, build_dual
-from distill.eval import depth, geometry_probes, linear_segmentation, normals, trained_segmentation
 from distill.eval.command import evaluate_checkpoint
-from distill.eval.depth import DepthSettings
-from distill.eval.dpt import DPTHead
 from distill.eval.geometry import depth_result, depth_sums, normals_result, normals_sums
-from distill.eval.geometry_sets import SceneGeometry
 from distill.eval.in_training import evaluate_in_training
-from distill.eval.linear_segmentation import LinearSettings
-from distill.eval.normals import NormalsSettings
-from distill.eval.probe_training import ProbeTraining
-from distill.eval.trained_segmentation import NormedLinear, TrainedLinearSettings
+from distill.eval.pictures.geometry_sets import SceneGeometry
+from distill.eval.probes import geometry_probes
+from distill.eval.probes.dpt import DPTHead
+from distill.eval.probes.probe_training import ProbeTraining
+from distill.eval.tasks import depth, linear_segmentation, normals, trained_segmentation
+from distill.eval.tasks.depth import DepthSettings
+from distill.eval.tasks.linear_segmentation import LinearSettings
+from distill.eval.tasks.normals import NormalsSettings
+from distill.eval.tasks.trained_segmentation import NormedLinear, TrainedLinearSettings
 from distill.train.checkpoint import find
 
 PATCH = 4

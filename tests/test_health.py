@@ -9,8 +9,9 @@ from oracles import Painted, Scrambled, all_knowing, know_nothing, painted
 
 from distill.contracts import Tokens
 from distill.encoders.dual import DualEncoder
-from distill.eval import health, sanity
-from distill.eval.health import Correlation, HealthSettings, Spread, zoom
+from distill.eval import sanity
+from distill.eval.tasks import health
+from distill.eval.tasks.health import Correlation, HealthSettings, Spread, zoom
 
 
 class Pictures:

@@ -16,9 +16,9 @@ from tiny_runs import tiny, trained
 from distill.config import Recipe, load_recipe
 from distill.data.scenes import SceneWorld
 from distill.encoders.dual import build_dual
-from distill.eval import TaskResult, tasks
-from distill.eval.linear_segmentation import LinearSettings
+from distill.eval import TaskResult, registry
 from distill.eval.prompts import class_embeddings
+from distill.eval.tasks.linear_segmentation import LinearSettings
 from distill.study import measure as measuring
 from distill.study.measure import FORMAT, measure, measure_run, measurements, measuring_fingerprint, write_pictures
 from distill.trained import load_trained
@@ -232,9 +232,9 @@ def test_two_folders_are_two_measurements_and_their_scenes_do_not_matter():
 def test_a_task_or_a_format_that_changes_in_the_code_changes_the_fingerprint(monkeypatch):
     before = measuring_fingerprint(recipe_with())
     with monkeypatch.context() as changed:
-        changed.setattr(tasks, "LinearSettings", partial(LinearSettings, batch_size=7))
+        changed.setattr(registry, "LinearSettings", partial(LinearSettings, batch_size=7))
         assert measuring_fingerprint(recipe_with()) == before  # memory, not results
-        changed.setattr(tasks, "LinearSettings", partial(LinearSettings, ridge=1.0))
+        changed.setattr(registry, "LinearSettings", partial(LinearSettings, ridge=1.0))
         assert measuring_fingerprint(recipe_with()) != before
     monkeypatch.setattr(measuring, "FORMAT", FORMAT + 1)
     assert measuring_fingerprint(recipe_with()) != before

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, jaccard_score
 
 from distill.eval import dense
 from distill.eval.prompts import TEMPLATES, class_embeddings
-from distill.eval.zero_shot_segmentation import ZeroShotSettings, evaluate
+from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings, evaluate
 
 NAMES = ["cat", "dog", "tree", "sky", "road"]
 SIZES = [(45, 61), (33, 38), (45, 61), (70, 40)]

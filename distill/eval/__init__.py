@@ -5,8 +5,7 @@ from collections.abc import Callable
 from distill.config import Evaluate
 from distill.encoders.dual import DualEncoder
 from distill.eval.metrics import TaskResult
-from distill.eval.sets import EvaluationData, evaluation_data
-from distill.eval.tasks import (
+from distill.eval.registry import (
     captions,
     classifier,
     condition,
@@ -19,6 +18,7 @@ from distill.eval.tasks import (
     pairs,
     zero_shot,
 )
+from distill.eval.sets import EvaluationData, evaluation_data
 
 __all__ = ["TASKS", "EvaluationData", "Task", "TaskResult", "evaluation_data"]
 

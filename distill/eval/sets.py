@@ -8,16 +8,16 @@ from pathlib import Path
 from distill.config import Granularity, Recipe
 from distill.contracts import DepthSet, NormalsSet, SegmentationSet
 from distill.data.scenes import SceneWorld
-from distill.eval.compositional_pairs import ContrastedPictures
-from distill.eval.datasets import SceneCaptions, SceneClasses, SceneMasks
-from distill.eval.geometry_sets import FolderGeometry, SceneGeometry, What
-from distill.eval.instance_retrieval import InstanceSubset
-from distill.eval.instances import folder_instances, scene_instances
-from distill.eval.knn import ClassifiedPictures
 from distill.eval.layouts import open_captions, open_classes, open_depth, open_normals, open_pairs, open_segmentation
 from distill.eval.layouts.dataset import Role
-from distill.eval.pairs import FolderPairs, ScenePairs
-from distill.eval.retrieval import CaptionedPictures
+from distill.eval.pictures.datasets import SceneCaptions, SceneClasses, SceneMasks
+from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry, What
+from distill.eval.pictures.instances import folder_instances, scene_instances
+from distill.eval.pictures.pairs import FolderPairs, ScenePairs
+from distill.eval.tasks.compositional_pairs import ContrastedPictures
+from distill.eval.tasks.instance_retrieval import InstanceSubset
+from distill.eval.tasks.knn import ClassifiedPictures
+from distill.eval.tasks.retrieval import CaptionedPictures
 
 CAPTIONS: tuple[Granularity, Granularity] = ("alt", "detailed")
 """What the procedural world's CLS 1 and the last CLS are asked to retrieve: fixed, so that recipes compare."""

@@ -14,11 +14,11 @@ from torch import Tensor
 from distill.compose import Parts, compose, live
 from distill.config import Recipe
 from distill.contracts import Batch, Predictions
-from distill.eval.agreement import AgreementSettings, evaluate
 from distill.eval.in_training import measuring
-from distill.eval.knn import ClassifiedPictures
 from distill.eval.metrics import TaskResult
 from distill.eval.sets import evaluation_data
+from distill.eval.tasks.agreement import AgreementSettings, evaluate
+from distill.eval.tasks.knn import ClassifiedPictures
 from distill.train.checkpoint import Checkpoint
 from distill.train.resume import restore_modules
 
@@ -26,7 +26,7 @@ Side = Literal["student", "untrained"]
 
 
 def agreement(found: Checkpoint, recipe: Recipe, *, side: Side, num_images: int | None, device: str) -> TaskResult:
-    """`distill.eval.agreement` with every loaded teacher, and the training's own distances to it.
+    """`distill.eval.tasks.agreement` with every loaded teacher, and the training's own distances to it.
 
     These are of whole pictures with nothing hidden, in batches of the settings' size: `patch_loss`, and where they are
     heard `patch_cls_loss` (features) and `cls_loss` (prototypes).

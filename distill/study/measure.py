@@ -32,11 +32,11 @@ from distill.environment import environment
 from distill.eval import EvaluationData, TaskResult, evaluation_data
 from distill.eval.features import resize_short_side, tokens, unit
 from distill.eval.in_training import run_task
-from distill.eval.linear_segmentation import patch_shares
 from distill.eval.metrics import numbered_batches
+from distill.eval.registry import linear_settings, retrieval_settings, zero_shot_settings
 from distill.eval.sets import CAPTIONS
-from distill.eval.tasks import linear_settings, retrieval_settings, zero_shot_settings
-from distill.eval.zero_shot_segmentation import ZeroShotSettings, class_scores
+from distill.eval.tasks.linear_segmentation import patch_shares
+from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings, class_scores
 from distill.train.journal import whole, write_atomically
 from distill.trained import load_trained
 

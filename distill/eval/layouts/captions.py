@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from distill.eval.compositional_pairs import Pair
-from distill.eval.datasets import read_square, spread
-from distill.eval.files import read_object
 from distill.eval.layouts.coco import pictures_of
 from distill.eval.layouts.dataset import DataSet, one_of
+from distill.eval.pictures.datasets import read_square, spread
+from distill.eval.pictures.files import read_object
+from distill.eval.tasks.compositional_pairs import Pair
 
 MOST_CAPTIONS = 5
 """Of a COCO picture: the first five, as in the papers; a few have six or seven."""

@@ -6,12 +6,12 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from distill.eval.datasets import IGNORE
-from distill.eval.files import read_object
 from distill.eval.layouts.dataset import DataSet, one_of
 from distill.eval.layouts.names import ids, names
 from distill.eval.layouts.pairing import by_stem
 from distill.eval.layouts.pixel_maps import MaskFiles, by_id, labels_of_numbers, read_numbers
+from distill.eval.pictures.datasets import IGNORE
+from distill.eval.pictures.files import read_object
 
 NUM_THINGS = 80
 TASKS = ("zero_shot_segmentation", "linear_segmentation")

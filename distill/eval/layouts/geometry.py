@@ -14,12 +14,12 @@ from jaxtyping import Float
 from PIL import ImageOps
 from torch import Tensor
 
-from distill.eval.datasets import spread
 from distill.eval.features import unit
-from distill.eval.files import read_image, read_json, to_pixels
 from distill.eval.layouts.dataset import DataSet
 from distill.eval.layouts.pairing import by_stem
 from distill.eval.layouts.pixel_maps import read_ids
+from distill.eval.pictures.datasets import spread
+from distill.eval.pictures.files import read_image, read_json, to_pixels
 
 NAVI_DEPTH = 655.35
 """Metres times pixel value of NAVI's depth maps, which hold disparity: 65535 x 10 / value millimetres."""

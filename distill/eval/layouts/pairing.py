@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from distill.eval.files import SUFFIXES
+from distill.eval.pictures.files import SUFFIXES
 
 PICTURES = (*SUFFIXES, ".bmp")
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from distill.eval.datasets import IGNORE, spread
-from distill.eval.files import read_image, to_pixels
+from distill.eval.pictures.datasets import IGNORE, spread
+from distill.eval.pictures.files import read_image, to_pixels
 
 Decode = Callable[[Path], Int[Tensor, "H W"]]
 """From a mask's file to labels: 0..K-1, and 255 for pixels that do not count."""

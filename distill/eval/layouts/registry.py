@@ -3,8 +3,6 @@
 from pathlib import Path
 
 from distill.contracts import SegmentationSet
-from distill.eval.datasets import ClassFolder, FolderCaptions, FolderSegmentation
-from distill.eval.knn import ClassifiedPictures
 from distill.eval.layouts.captions import CAPTIONS, PAIRS, CaptionPairs, ListedCaptions
 from distill.eval.layouts.classes import CLASSES
 from distill.eval.layouts.coco import COCO_MASKS
@@ -12,7 +10,9 @@ from distill.eval.layouts.dataset import DataSet, Kind, Role, found
 from distill.eval.layouts.geometry import GEOMETRY, DepthMaps, NormalMaps
 from distill.eval.layouts.pixel_maps import PixelMaps
 from distill.eval.layouts.segmentation import SEGMENTATION
-from distill.eval.retrieval import CaptionedPictures
+from distill.eval.pictures.datasets import ClassFolder, FolderCaptions, FolderSegmentation
+from distill.eval.tasks.knn import ClassifiedPictures
+from distill.eval.tasks.retrieval import CaptionedPictures
 
 DATA_SETS: dict[str, DataSet] = SEGMENTATION | COCO_MASKS | CLASSES | CAPTIONS | PAIRS | GEOMETRY
 """A published name never changes meaning."""

@@ -8,11 +8,11 @@ from jaxtyping import Int
 from scipy.io import loadmat
 from torch import Tensor
 
-from distill.eval.datasets import IGNORE
 from distill.eval.layouts.dataset import DataSet
 from distill.eval.layouts.names import ids, names, rows
 from distill.eval.layouts.pairing import by_stem, listed
 from distill.eval.layouts.pixel_maps import Decode, MaskFiles, by_colour, by_id, id_table, labels_of
+from distill.eval.pictures.datasets import IGNORE
 
 TASKS = ("zero_shot_segmentation", "linear_segmentation")
 SPLITS = {"train": "train", "val": "val"}

@@ -15,8 +15,8 @@ from torch import Tensor
 from distill.encoders.dual import DualEncoder
 from distill.eval import evaluation_data
 from distill.eval.features import resize_short_side, tokens
-from distill.eval.things import num_things_of
-from distill.eval.zero_shot_segmentation import ZeroShotSettings, class_scores, predict
+from distill.eval.pictures.things import num_things_of
+from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings, class_scores, predict
 from distill.study.report.colours import IGNORED, class_colours
 from distill.study.report.sheet import Sheet
 from distill.study.results import Finished, Results

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from distill.contracts import ImageEncoder, Tokens
 from distill.eval.features import Precision, tokens, unit
-from distill.eval.knn import ClassifiedPictures
 from distill.eval.metrics import TaskResult
+from distill.eval.tasks.knn import ClassifiedPictures
 from distill.objective.features import resample_patches
 
 

@@ -16,10 +16,10 @@ from torch.nn import functional
 from distill.contracts import ImageEncoder, Tokens
 from distill.encoders.dual import DualEncoder
 from distill.eval import sanity
-from distill.eval.datasets import spread
 from distill.eval.features import Precision, patch_map, tokens
-from distill.eval.knn import ClassifiedPictures
 from distill.eval.metrics import TaskResult
+from distill.eval.pictures.datasets import spread
+from distill.eval.tasks.knn import ClassifiedPictures
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,13 @@ from torch.nn import functional
 from distill.contracts import ImageEncoder, NormalsSet
 from distill.encoders.dual import DualEncoder
 from distill.eval.dense import upsample
-from distill.eval.dpt_weights import load_decoder
 from distill.eval.features import Precision, device_of
 from distill.eval.geometry import normals_result, normals_sums, sum_over_set, with_normal
-from distill.eval.geometry_losses import cosine_loss
-from distill.eval.geometry_probes import Head, Maps, Seen, maps_of, ridge_maps, trained_maps
 from distill.eval.metrics import TaskResult
-from distill.eval.probe_training import ProbeTraining, mirrored_normals
+from distill.eval.probes.dpt_weights import load_decoder
+from distill.eval.probes.geometry_losses import cosine_loss
+from distill.eval.probes.geometry_probes import Head, Maps, Seen, maps_of, ridge_maps, trained_maps
+from distill.eval.probes.probe_training import ProbeTraining, mirrored_normals
 
 TRAINING = ProbeTraining(steps=38_400, lr=5e-4, weight_decay=0.01, warmup=1 / 3, decay="cosine", clip=35.0)
 """Ours: what is stated is that both sets of the paper are read with a DPT head."""

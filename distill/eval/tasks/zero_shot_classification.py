@@ -12,10 +12,10 @@ from torch import Tensor
 
 from distill.encoders.dual import DualEncoder
 from distill.eval.features import Precision, unit
-from distill.eval.knn import ClassifiedPictures, classified_features
 from distill.eval.metrics import MAX_ELEMENTS, TaskResult
 from distill.eval.prompts import check_templates, class_embeddings
-from distill.eval.retrieval import check_cls
+from distill.eval.tasks.knn import ClassifiedPictures, classified_features
+from distill.eval.tasks.retrieval import check_cls
 
 TOP = 5
 

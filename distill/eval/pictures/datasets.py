@@ -19,7 +19,7 @@ from distill.data.broken import BrokenSample
 from distill.data.pictures import load_rgb, open_picture
 from distill.data.scenes import SceneWorld, Split
 from distill.eval.features import resize_short_side, short_side_size
-from distill.eval.files import pictures, read_image, read_object, to_pixels
+from distill.eval.pictures.files import pictures, read_image, read_object, to_pixels
 
 IGNORE = 255
 """Label of pixels that do not count."""

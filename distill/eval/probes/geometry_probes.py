@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from distill.contracts import DepthSet, ImageEncoder, NormalsSet, Tokens
 from distill.eval.dense import LinearScores, upsample
-from distill.eval.dpt import DPTHead
 from distill.eval.features import (
     Precision,
     batches,
@@ -23,8 +22,9 @@ from distill.eval.features import (
     resize_short_side,
     tokens,
 )
-from distill.eval.linear_segmentation import Moments
-from distill.eval.probe_training import ProbeTraining, build_probe, train_probe
+from distill.eval.probes.dpt import DPTHead
+from distill.eval.probes.probe_training import ProbeTraining, build_probe, train_probe
+from distill.eval.tasks.linear_segmentation import Moments
 
 Head = Literal["ridge", "linear", "dpt"]
 Maps = Callable[[Tensor], Float[Tensor, "B K h w"]]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.encoders.weights import load_strictly, read_safetensors
-from distill.eval.dpt import DPTHead
+from distill.eval.probes.dpt import DPTHead
 
 Decoder = Literal["depth", "normals", "segmentation"]
 PARTS = ("reassemble.", "convs.", "fusion_blocks.", "project.")

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from distill.encoders.dual import DualEncoder
 from distill.eval.features import Precision
-from distill.eval.knn import ClassifiedPictures, Pooled, accuracy_result, classified_features, pooled_parts
-from distill.eval.linear_heads import Heads, descend, minimise
 from distill.eval.metrics import TaskResult
+from distill.eval.probes.linear_heads import Heads, descend, minimise
+from distill.eval.tasks.knn import ClassifiedPictures, Pooled, accuracy_result, classified_features, pooled_parts
 
 Solver = Literal["sgd", "lbfgs"]
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)

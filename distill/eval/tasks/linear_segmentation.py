@@ -18,7 +18,7 @@ from distill.encoders.dual import DualEncoder
 from distill.eval.dense import LinearScores, best_class
 from distill.eval.features import Kind, Precision, batches, patch_map, resize_short_side, tokens
 from distill.eval.metrics import TaskResult, count_set, segmentation_result
-from distill.eval.things import num_things_of
+from distill.eval.pictures.things import num_things_of
 
 
 @dataclass(frozen=True, kw_only=True)

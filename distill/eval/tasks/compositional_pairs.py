@@ -15,7 +15,7 @@ from torch import Tensor
 from distill.encoders.dual import DualEncoder
 from distill.eval.features import Precision, check_finite, unit
 from distill.eval.metrics import TaskResult
-from distill.eval.retrieval import cls_embeddings
+from distill.eval.tasks.retrieval import cls_embeddings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from distill.data.scenes import SceneWorld
-from distill.eval.compositional_pairs import Pair
-from distill.eval.datasets import SceneMasks, read_square, spread
+from distill.eval.pictures.datasets import SceneMasks, read_square, spread
+from distill.eval.tasks.compositional_pairs import Pair
 
 
 class FolderPairs:

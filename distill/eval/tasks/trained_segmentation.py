@@ -16,8 +16,8 @@ from distill.encoders.dual import DualEncoder
 from distill.eval.dense import LinearScores, best_class, upsample
 from distill.eval.features import Kind, Precision, device_of, patch_map, resize_short_side, tokens
 from distill.eval.metrics import TaskResult, count_set, segmentation_result
-from distill.eval.probe_training import ProbeTraining, build_probe, flipped, train_probe
-from distill.eval.things import num_things_of
+from distill.eval.pictures.things import num_things_of
+from distill.eval.probes.probe_training import ProbeTraining, build_probe, flipped, train_probe
 
 TRAINING = ProbeTraining(
     steps=40_000, lr=1e-3, weight_decay=1e-4, warmup=1500 / 40_000, decay="linear", zoom=(1.0, 2.0)

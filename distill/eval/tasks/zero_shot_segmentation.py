@@ -12,8 +12,8 @@ from distill.encoders.dual import DualEncoder
 from distill.eval.dense import LinearScores, best_class, best_class_in_windows, window_grid
 from distill.eval.features import Kind, Precision, patch_map, resize_short_side, tokens, unit
 from distill.eval.metrics import TaskResult, count_set, segmentation_result
+from distill.eval.pictures.things import num_things_of
 from distill.eval.prompts import check_templates, class_embeddings, zeroed
-from distill.eval.things import num_things_of
 
 
 @dataclass(frozen=True, kw_only=True)

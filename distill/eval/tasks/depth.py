@@ -12,13 +12,13 @@ from torch import Tensor
 from distill.contracts import DepthSet, ImageEncoder
 from distill.encoders.dual import DualEncoder
 from distill.eval.dense import upsample
-from distill.eval.dpt_weights import load_decoder
 from distill.eval.features import Precision, device_of
 from distill.eval.geometry import depth_result, depth_sums, sum_over_set, with_depth
-from distill.eval.geometry_losses import expected_depth, log_depth_loss, log_gradient_loss
-from distill.eval.geometry_probes import Head, Maps, Seen, maps_of, ridge_maps, trained_maps
 from distill.eval.metrics import TaskResult
-from distill.eval.probe_training import ProbeTraining, flipped
+from distill.eval.probes.dpt_weights import load_decoder
+from distill.eval.probes.geometry_losses import expected_depth, log_depth_loss, log_gradient_loss
+from distill.eval.probes.geometry_probes import Head, Maps, Seen, maps_of, ridge_maps, trained_maps
+from distill.eval.probes.probe_training import ProbeTraining, flipped
 
 LINEAR = ProbeTraining(steps=38_400, lr=5e-3, weight_decay=0.01, warmup=1 / 3, decay="cosine", clip=35.0)
 """DINOv2's NYUv2 probe, by a public copy of its configuration; which learning rate TIPS took is not stated."""

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from distill.data.scenes import SceneWorld
-from distill.eval.datasets import SceneMasks, read_square, spread
-from distill.eval.files import pictures
-from distill.eval.instance_retrieval import InstanceSubset
+from distill.eval.pictures.datasets import SceneMasks, read_square, spread
+from distill.eval.pictures.files import pictures
+from distill.eval.tasks.instance_retrieval import InstanceSubset
 
 CROP = 0.75
 """Side of the part of a scene that asks for the whole scene, as a share of the scene's."""

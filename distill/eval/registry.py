@@ -4,7 +4,9 @@ from dataclasses import replace
 
 from distill.config import Evaluate
 from distill.encoders.dual import DualEncoder
-from distill.eval import (
+from distill.eval.metrics import TaskResult
+from distill.eval.sets import EvaluationData
+from distill.eval.tasks import (
     compositional_pairs,
     depth,
     health,
@@ -18,19 +20,17 @@ from distill.eval import (
     zero_shot_classification,
     zero_shot_segmentation,
 )
-from distill.eval.compositional_pairs import PairSettings
-from distill.eval.depth import DepthSettings
-from distill.eval.health import HealthSettings
-from distill.eval.instance_retrieval import InstanceSettings
-from distill.eval.linear_classification import LinearClassificationSettings
-from distill.eval.linear_segmentation import LinearSettings
-from distill.eval.metrics import TaskResult
-from distill.eval.normals import NormalsSettings
-from distill.eval.retrieval import RetrievalSettings
-from distill.eval.sets import EvaluationData
-from distill.eval.trained_segmentation import TrainedLinearSettings
-from distill.eval.zero_shot_classification import ZeroShotClassificationSettings
-from distill.eval.zero_shot_segmentation import ZeroShotSettings
+from distill.eval.tasks.compositional_pairs import PairSettings
+from distill.eval.tasks.depth import DepthSettings
+from distill.eval.tasks.health import HealthSettings
+from distill.eval.tasks.instance_retrieval import InstanceSettings
+from distill.eval.tasks.linear_classification import LinearClassificationSettings
+from distill.eval.tasks.linear_segmentation import LinearSettings
+from distill.eval.tasks.normals import NormalsSettings
+from distill.eval.tasks.retrieval import RetrievalSettings
+from distill.eval.tasks.trained_segmentation import TrainedLinearSettings
+from distill.eval.tasks.zero_shot_classification import ZeroShotClassificationSettings
+from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings
 
 
 def zero_shot_settings(data: EvaluationData, asked: Evaluate) -> ZeroShotSettings:

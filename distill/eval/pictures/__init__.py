@@ -1,0 +1,1 @@
+"""Where the pictures of the tasks come from: folders, and the procedural world."""

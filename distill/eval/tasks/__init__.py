@@ -1,0 +1,1 @@
+"""The tasks, one file each: what an encoder is asked, its protocol as settings, and what comes out."""
