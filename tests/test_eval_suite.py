@@ -266,7 +266,7 @@ def test_published_rows_stand_beside_what_was_found(runs, tmp_path: Path, monkey
         assert row in text
     assert "A quick look at 2 pictures of each set, not a result" in text and "**one (2 pictures a set)**" in text
     kept = json.loads((folder / "eval.json").read_text())["encoders"][0]
-    assert {"voc21", "voc20", "ade150", "ade150_slide", "flickr30k", "imagenet_knn", "nyu_depth"} <= set(
+    assert {"voc21", "voc20", "ade150", "ade150_slide", "flickr30k", "imagenet_zero_shot", "nyu_depth"} <= set(
         kept["measured"]
     )
     assert "cityscapes" in kept["missing"] and "cityscapes" in text
