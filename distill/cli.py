@@ -70,6 +70,7 @@ examples:
   distill eval runs/ibotpp-seed0 zero_shot_classification classes=flowers templates=imagenet80
   distill eval runs/ibotpp-seed0 compositional_pairs pairs=sugar-crepe/data
   distill eval runs/ibotpp-seed0 health
+  distill eval runs/ibotpp-seed0 alignment hidden_ratio=0.5
   distill eval runs/vanilla-seed0 agreement
   distill eval runs/vanilla-seed0 agreement side=untrained
   distill eval open_clip:models/siglip2 zero_shot_segmentation evaluate.segmentation=ade20k

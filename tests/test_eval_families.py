@@ -11,6 +11,7 @@ from distill import cli
 from distill.config import Data
 from distill.eval.command import load_encoder
 from distill.eval.in_training import evaluate_in_training
+from distill.eval.probes import geometry_probes
 
 CASES = {
     "timm": ("class token", "knn", "accuracy"),
@@ -37,6 +38,21 @@ def test_an_encoder_of_every_family_is_measured_on_scenes(family: str, tmp_path:
     assert page["model"] == given.model and page["licence"] == given.licence
     assert page["image_size"] == given.image_size and page["num_images"] == 16
     assert next(iter(page["values"])) == headline
+
+
+def test_an_encoder_of_another_library_is_aligned_block_by_block_and_what_it_cannot_hide_is_said(tmp_path: Path):
+    given = RELEASED["open_clip"]["folder"](tmp_path / "released")
+    assert cli.main(["eval", given.model, "alignment", "num_images=4"]) == 0
+    page = json.loads(next(tmp_path.glob("runs/eval/*/alignment.json")).read_text())
+    assert list(page["values"]) == ["right", "right_value", "right_layer1"]
+    assert any("nothing can be hidden from this tower" in note for note in page["notes"])
+
+
+@pytest.mark.parametrize("family", ["transformers", "open_clip"])
+def test_a_dpt_head_reads_the_blocks_of_other_libraries(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(geometry_probes, "CHANNELS", 8)
+    given = RELEASED[family][CASES[family][0]](tmp_path / "released")
+    assert cli.main(["eval", given.model, "depth", "num_images=4", "probe=dpt", "probe_steps=1"]) == 0
 
 
 def test_a_run_through_this_door_gets_what_its_encoder_gets_on_the_default_scenes(tmp_path: Path):

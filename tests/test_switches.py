@@ -245,6 +245,7 @@ ORCHESTRATION = {
     "evaluate.mode": "slide",
     "evaluate.background": "named",
     "evaluate.background_score": "1.0",
+    "evaluate.hidden_ratio": "0.5",
     "run.folder": "@elsewhere",
     "run.name": "another",
     "run.checkpoint_every": "100",
@@ -260,7 +261,7 @@ ORCHESTRATION = {
 
 EVALUATING = (
     "evaluate.tasks=[zero_shot_segmentation, knn, linear_classification, compositional_pairs, instance_retrieval, "
-    "depth]",
+    "depth, alignment]",
     "evaluate.every=3",
     "evaluate.num_images=8",
     "evaluate.segmentation=@masks/first",

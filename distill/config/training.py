@@ -38,7 +38,9 @@ class Optim:
         check(self.accumulate >= 1, "accumulate", f"{self.accumulate} is not positive")
 
 
-TASKS_WITH_TEXT = frozenset({"zero_shot_segmentation", "retrieval", "zero_shot_classification", "compositional_pairs"})
+TASKS_WITH_TEXT = frozenset(
+    {"zero_shot_segmentation", "retrieval", "zero_shot_classification", "compositional_pairs", "alignment"}
+)
 """Tasks of `Evaluate` that need a text tower."""
 
 
@@ -59,6 +61,7 @@ class Evaluate:
             "depth",
             "normals",
             "health",
+            "alignment",
         ],
         ...,
     ] = ()
@@ -95,11 +98,14 @@ class Evaluate:
     """Zero-shot segmentation of sets with a class called background: a name like any other, or `background_score`."""
     background_score: float = 0.0
     """threshold: the cosine that the other classes have to exceed, -1 to 1."""
+    hidden_ratio: float = 0.75
+    """alignment: share of patches hidden in the pass that asks visible and hidden ones apart; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         check(self.every >= 0, "every", f"{self.every} is negative")
         check(self.num_images >= 1, "num_images", f"{self.num_images} is not positive")
         check(self.probe_steps >= 1, "probe_steps", f"{self.probe_steps} is not positive")
+        in_range(self, 0.0, 0.95, "hidden_ratio")
         check(-1 <= self.background_score <= 1, "background_score", f"{self.background_score} is no cosine: -1 to 1")
 
 
