@@ -75,6 +75,7 @@ examples:
   distill eval runs/vanilla-seed0 agreement side=untrained
   distill eval open_clip:models/siglip2 zero_shot_segmentation evaluate.segmentation=ade20k
   distill eval timm:vit_base_patch16_dinov3 knn weights=dinov3.safetensors evaluate.classes=imagenet
+  distill eval tips:models/tipsv2-b14 depth probe=dpt decoder=tipsv2_b14_depth_dpt.npz geometry=nyuv2
   distill eval list                         data sets: what is measured on them, and which are there
   distill eval list ade20k                  its layout, and where it comes from
   DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k"""

@@ -240,6 +240,7 @@ ORCHESTRATION = {
     "evaluate.geometry": "@geometry/second",
     "evaluate.probe": "ridge",
     "evaluate.probe_steps": "3",
+    "evaluate.decoder": "@decoder.safetensors",
     "evaluate.templates": "tcl",
     "evaluate.features": "final",
     "evaluate.mode": "slide",
@@ -258,6 +259,9 @@ ORCHESTRATION = {
     "run.device": "auto",
 }
 """Settings that never change what is trained."""
+
+ALONG = {"evaluate.decoder": ("evaluate.probe=dpt",)}
+"""What such a setting cannot be flipped without."""
 
 EVALUATING = (
     "evaluate.tasks=[zero_shot_segmentation, knn, linear_classification, compositional_pairs, instance_retrieval, "
@@ -352,7 +356,7 @@ def orchestrated(
 ) -> tuple[str, Path]:
     """A run with one setting of orchestration flipped: the setting, and the run's folder."""
     key, value = request.param, ORCHESTRATION[request.param]
-    words = [word.replace("@", f"{inputs}/") for word in (*EVALUATING, f"{key}={value}")]
+    words = [word.replace("@", f"{inputs}/") for word in (*EVALUATING, *ALONG.get(key, ()), f"{key}={value}")]
     recipe = tiny(tmp_path_factory.mktemp("orchestrated") / "run", *STEPS, *words)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Notebook)
@@ -412,8 +416,8 @@ TRACES: dict[str, Callable[[Path], Any]] = {
 }
 """Where a setting of orchestration leaves a trace in the run's folder; others of `evaluate` do in the scores."""
 
-TRACELESS = {"run.workers", "run.prefetch", "run.resume", "run.device"}
-"""Heard in the tests that follow."""
+TRACELESS = {"run.workers", "run.prefetch", "run.resume", "run.device", "evaluate.decoder"}
+"""Heard in the tests that follow; the decoder in test_geometry_tasks."""
 
 
 def test_a_setting_of_orchestration_leaves_its_trace(orchestrated: tuple[str, Path], evaluated: Path):

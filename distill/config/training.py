@@ -91,6 +91,9 @@ class Evaluate:
     trained DPT head."""
     probe_steps: int = 1000
     """linear, dpt: optimiser steps, each on 16 views. The protocols' are 38,400 for depth, 40,000 for segmentation."""
+    decoder: str | None = None
+    """depth, normals with probe=dpt: a released decoder of TIPSv2, an .npz, .zip or .safetensors file or a folder that
+    holds one, which is scored as it is instead of training a head. It reads encoders of one width."""
     templates: Literal["plain", "tcl", "imagenet80"] = "plain"
     features: Literal["value", "final"] = "value"
     mode: Literal["whole", "slide"] = "whole"

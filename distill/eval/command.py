@@ -43,7 +43,9 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
         raise ValueError(f"there is no task {task!r}; the tasks are {', '.join((*TASKS, AGREEMENT))}")
     side, settings = split_overrides(overrides)
     found = find(Path(path))
-    recipe = load_recipe(str(found.folder / "recipe.yaml"), settings)
+    measured = [] if task == AGREEMENT else [task]
+    # What the run measured in training is not asked for here, nor are the rules about it.
+    recipe = load_recipe(str(found.folder / "recipe.yaml"), [f"evaluate.tasks={measured}", *settings])
     limited = any(setting.startswith("evaluate.num_images=") for setting in settings)
     num_images = recipe.evaluate.num_images if limited else None
     device = "cuda" if torch.cuda.is_available() and recipe.run.device == "auto" else "cpu"
@@ -52,7 +54,6 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
             raise ValueError("agreement is that of the student, or with side=untrained of its start, with the teacher")
         result = agreement(found, recipe, side=side, num_images=num_images, device=device)
     else:
-        recipe = replace(recipe, evaluate=replace(recipe.evaluate, tasks=(task,)))
         data = evaluation_data(recipe, num_images)
         encoder, _ = load_encoder(found.folder, side)
         result = run_task(encoder.to(device), task, data=data, recipe=recipe)

@@ -61,12 +61,12 @@ def trained_linear_settings(data: EvaluationData, asked: Evaluate) -> TrainedLin
 
 def depth_settings(data: EvaluationData, asked: Evaluate) -> DepthSettings:
     training = replace(depth.DPT if asked.probe == "dpt" else depth.LINEAR, steps=asked.probe_steps)
-    return DepthSettings(head=asked.probe, training=training, short_side=data.image_size)
+    return DepthSettings(head=asked.probe, training=training, decoder=asked.decoder, short_side=data.image_size)
 
 
 def normals_settings(data: EvaluationData, asked: Evaluate) -> NormalsSettings:
     training = replace(normals.TRAINING, steps=asked.probe_steps)
-    return NormalsSettings(head=asked.probe, training=training, short_side=data.image_size)
+    return NormalsSettings(head=asked.probe, training=training, decoder=asked.decoder, short_side=data.image_size)
 
 
 def retrieval_settings(num_cls: int) -> tuple[RetrievalSettings, ...]:

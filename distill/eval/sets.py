@@ -70,8 +70,9 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
     if "instance_retrieval" in asked.tasks:
         sets["instances"] = _instances(recipe, world, num_images, drawn)
     for what in {"depth", "normals"} & set(asked.tasks):
-        for key, role in ((f"{what}_train", "train"), (what, "val")):
-            sets[key] = _geometry(recipe, world, what, role, num_images, drawn)
+        sets[what] = _geometry(recipe, world, what, "val", num_images, drawn)
+        if asked.decoder is None:  # a released one is not trained
+            sets[f"{what}_train"] = _geometry(recipe, world, what, "train", num_images, drawn)
     return EvaluationData(**sets)
 
 
