@@ -230,6 +230,7 @@ ORCHESTRATION = {
     "name": "another",
     "evaluate.tasks": "[retrieval, linear_segmentation]",
     "evaluate.every": "2",
+    "evaluate.side": "teacher",
     "evaluate.baselines": "true",
     "evaluate.num_images": "12",
     "evaluate.segmentation": "@masks/second",

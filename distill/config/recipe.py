@@ -274,8 +274,27 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
 
 
 def _rules_of_evaluation(recipe: Recipe) -> list[Rule]:
-    asked = recipe.evaluate
+    asked, teacher, objective = recipe.evaluate, recipe.teacher, recipe.objective
+    of_teacher = asked.side == "teacher"
+    once = "evaluate.baselines=true measures it once, before the first step"
     return [
+        (
+            of_teacher and teacher.kind in ("frozen", "ensemble"),
+            ("evaluate.side", "teacher.kind"),
+            f"evaluate.side=teacher: {_named(teacher)} never changes; {once}",
+        ),
+        (
+            of_teacher and teacher.kind == "partial" and teacher.trainable == ("head",),
+            ("evaluate.side", "teacher.trainable"),
+            f"evaluate.side=teacher: only the head of this teacher learns, and its encoder never changes; {once}",
+        ),
+        (
+            of_teacher
+            and teacher.kind == "momentum"
+            and (teacher.scope == "head" or (objective.cls.weight == 0 and not hears_patches(objective.patch))),
+            ("evaluate.side", "teacher.scope"),
+            "evaluate.side=teacher: this run averages no encoder; measure the student",
+        ),
         (
             recipe.student.text.kind == "none" and bool(TASKS_WITH_TEXT & set(asked.tasks)),
             ("student.text.kind", "evaluate.tasks"),

@@ -67,6 +67,9 @@ class Evaluate:
     ] = ()
     every: int = 0
     """Steps between evaluations during training; 0 evaluates at the end only."""
+    side: Literal["student", "teacher"] = "student"
+    """Who is measured during training, and whose scores choose the best checkpoint. teacher: a momentum teacher's
+    average of the image tower beside the student's text tower, or a partial teacher."""
     baselines: bool = False
     """Also measure, before the first step, the untrained student and a frozen teacher with the same tasks."""
     num_images: int = 512

@@ -25,10 +25,11 @@ from distill.train.journal import write_atomically
 from distill.trained import load_trained
 
 Side = Literal["student", "teacher", "untrained"]
+SIDE = ("side=", "evaluate.side=")
 AGREEMENT = "agreement"
 """The one measure that needs a run's teacher beside its student."""
 FORMAT = 1
-OF_TRAINING = ("tasks", "every", "baselines")
+OF_TRAINING = ("tasks", "every", "baselines", "side")
 """Settings of a recipe's `evaluate` section that say what a training measures and when."""
 
 
@@ -93,11 +94,11 @@ def load_encoder(path: str | Path, side: Side = "student") -> tuple[DualEncoder,
 
 def split_overrides(overrides: Sequence[str]) -> tuple[Side, list[str]]:
     """The side, and the other words with their full keys. Raises ValueError for words that evaluation ignores."""
-    sides = [word.partition("=")[2] for word in overrides if word.startswith("side=")]
+    sides = [word.partition("=")[2] for word in overrides if word.startswith(SIDE)]
     for side in sides:
         if side not in get_args(Side):
             raise ValueError(f"side={side}: expected one of {', '.join(get_args(Side))}")
-    others = [word for word in overrides if not word.startswith("side=")]
+    others = [word for word in overrides if not word.startswith(SIDE)]
     return (sides or ["student"])[-1], evaluation_words(others, "side")
 
 
@@ -131,7 +132,7 @@ def save_result(result: TaskResult, file: Path, *, task: str, who: dict[str, Any
         "per_class": _without_nan(result.per_class),
         "notes": list(result.notes),
         "settings": result.settings,
-        "evaluate": asdict(asked),
+        "evaluate": {name: value for name, value in asdict(asked).items() if name != "side"},
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(content, indent=1, allow_nan=False))
