@@ -58,7 +58,8 @@ def evaluate(encoder: DualEncoder, data: SegmentationSet, settings: AlignmentSet
 
     The class of a patch is the one that covers most of its labelled pixels, the first of equally large ones; patches
     without any are left out. A patch for which another name is as close is wrong, so an encoder that maps all names to
-    one point is right nowhere. What a tower cannot do is left out, and a note says so. NaN is a mean of nothing. Raises
+    one point is right nowhere. Of a training that hid nothing, `right_visible` and `right_hidden` say what a mask token
+    that never learnt does. What a tower cannot do is left out, and a note says so. NaN is a mean of nothing. Raises
     ValueError for a set without a labelled patch, and for an encoder without a text tower.
     """
     text_KD = class_embeddings(encoder, data.class_names, templates=settings.templates)
