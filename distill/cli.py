@@ -75,6 +75,7 @@ examples:
   distill eval runs/vanilla-seed0 agreement side=untrained
   distill eval open_clip:models/siglip2 zero_shot_segmentation evaluate.segmentation=ade20k
   distill eval timm:vit_base_patch16_dinov3 knn weights=dinov3.safetensors evaluate.classes=imagenet
+  distill eval tips:models/tipsv2-b14 depth probe=dpt decoder=tipsv2_b14_depth_dpt.npz geometry=nyuv2
   distill eval runs/ibotpp-seed0 --suite scenes          all tasks on scenes, in one page
   distill eval runs/ibot-seed0 runs/ibotpp-seed0 --suite scenes     side by side, paired by picture
   distill eval runs/ibotpp-seed0 --suite tipsv2 --limit 100         what is there of the paper's data sets, a quick look

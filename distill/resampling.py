@@ -85,6 +85,8 @@ def picture_statistics(arrays: Mapping[str, np.ndarray], name: str) -> PictureSt
     if name == "r1" and "subset" in arrays:
         subset_NS = np.eye(int(arrays["subset"].max()) + 1)[arrays["subset"]]
         return PictureCounts(subset_NS * arrays["r1"][:, None], subset_NS)
+    if name.startswith("right") and name in arrays and "labelled" in arrays:
+        return PictureCounts(*map(_by_class, (arrays[name], arrays[_labelled(name)])))
     for over_classes, known in ((True, MEANS), (False, RATIOS)):
         if name in known and all(part in arrays for part in known[name]):
             hit, all_ = (_by_class(arrays[part]) for part in known[name])
@@ -140,6 +142,11 @@ def _pixel_mean(arrays: Mapping[str, np.ndarray], name: str) -> PictureValues | 
     seen_N = arrays["valid"] > 0
     mean_N = np.divide(sums, arrays["valid"], out=np.full(len(sums), np.nan), where=seen_N)
     return PictureValues(np.sqrt(mean_N) if name in PIXEL_ROOTS else mean_N)
+
+
+def _labelled(name: str) -> str:
+    """What `alignment` calls the patches that one of its shares is a share of."""
+    return {"right_visible": "labelled_visible", "right_hidden": "labelled_hidden"}.get(name, "labelled")
 
 
 def _by_class(array: np.ndarray) -> Float[np.ndarray, "N K"]:

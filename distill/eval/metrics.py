@@ -56,8 +56,9 @@ class TaskResult:
     of them as `cls1_...`. knn and linear classification: `correct` [N], uint8, of the pictures that have a class;
     zero-shot classification: `top1` and `top5` [N], uint8. Compositional pairs: `right` and `pairs` [N, categories],
     int32. Instance retrieval: `r1` [N], uint8, of the queries, and `subset` [N], int32. Depth and normals: sums over
-    valid pixels, float64 [N], as `geometry` names them, and `valid` [N], how many. Health: cosines of the CLS token
-    with itself, float32. Empty where a task has nothing.
+    valid pixels, float64 [N], as `geometry` names them, and `valid` [N], how many. Alignment: patches, int32 [N], right
+    ones by the names of the values, and `labelled`, `labelled_visible`, `labelled_hidden`. Health: cosines of the CLS
+    token with itself, float32. Empty where a task has nothing.
     """
     settings: dict[str, Any]
     num_images: int

@@ -7,6 +7,7 @@ from distill.encoders.dual import DualEncoder
 from distill.eval.metrics import TaskResult
 from distill.eval.sets import EvaluationData
 from distill.eval.tasks import (
+    alignment,
     compositional_pairs,
     depth,
     health,
@@ -20,6 +21,7 @@ from distill.eval.tasks import (
     zero_shot_classification,
     zero_shot_segmentation,
 )
+from distill.eval.tasks.alignment import AlignmentSettings
 from distill.eval.tasks.compositional_pairs import PairSettings
 from distill.eval.tasks.depth import DepthSettings
 from distill.eval.tasks.health import HealthSettings
@@ -59,12 +61,12 @@ def trained_linear_settings(data: EvaluationData, asked: Evaluate) -> TrainedLin
 
 def depth_settings(data: EvaluationData, asked: Evaluate) -> DepthSettings:
     training = replace(depth.DPT if asked.probe == "dpt" else depth.LINEAR, steps=asked.probe_steps)
-    return DepthSettings(head=asked.probe, training=training, short_side=data.image_size)
+    return DepthSettings(head=asked.probe, training=training, decoder=asked.decoder, short_side=data.image_size)
 
 
 def normals_settings(data: EvaluationData, asked: Evaluate) -> NormalsSettings:
     training = replace(normals.TRAINING, steps=asked.probe_steps)
-    return NormalsSettings(head=asked.probe, training=training, short_side=data.image_size)
+    return NormalsSettings(head=asked.probe, training=training, decoder=asked.decoder, short_side=data.image_size)
 
 
 def retrieval_settings(num_cls: int) -> tuple[RetrievalSettings, ...]:
@@ -128,6 +130,11 @@ def pairs(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskRe
 
 def instances(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
     return instance_retrieval.evaluate(encoder, data.instances, InstanceSettings())
+
+
+def patches_and_names(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    settings = AlignmentSettings(templates=asked.templates, hidden_ratio=asked.hidden_ratio, short_side=data.short_side)
+    return alignment.evaluate(encoder, data.segmentation, settings)
 
 
 def condition(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:

@@ -55,7 +55,7 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
     sets: dict = {"image_size": image_size, "short_side": None if asked.segmentation is None else image_size}
     world = SceneWorld(recipe.data.scenes, image_size) if recipe.data.source == "scenes" else None
     drawn = asked.num_images if num_images is None else num_images
-    if {"zero_shot_segmentation", "linear_segmentation"} & set(asked.tasks):
+    if {"zero_shot_segmentation", "linear_segmentation", "alignment"} & set(asked.tasks):
         sets["segmentation"] = _masks(recipe, world, "val", num_images, drawn)
     if "linear_segmentation" in asked.tasks:
         sets["segmentation_train"] = _masks(recipe, world, "train", num_images, drawn)
@@ -70,8 +70,9 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
     if "instance_retrieval" in asked.tasks:
         sets["instances"] = _instances(recipe, world, num_images, drawn)
     for what in {"depth", "normals"} & set(asked.tasks):
-        for key, role in ((f"{what}_train", "train"), (what, "val")):
-            sets[key] = _geometry(recipe, world, what, role, num_images, drawn)
+        sets[what] = _geometry(recipe, world, what, "val", num_images, drawn)
+        if asked.decoder is None:  # a released one is not trained
+            sets[f"{what}_train"] = _geometry(recipe, world, what, "train", num_images, drawn)
     return EvaluationData(**sets)
 
 

@@ -21,6 +21,7 @@ from distill.config import TASKS_WITH_TEXT, Evaluate, Recipe
 from distill.encoders.dual import DualEncoder
 from distill.environment import environment
 from distill.eval import EvaluationData, TaskResult, evaluation_data
+from distill.eval.command import OF_TRAINING
 from distill.eval.in_training import run_task
 from distill.eval.layouts.dataset import MissingData
 from distill.eval.remembered import remembering
@@ -32,7 +33,6 @@ from distill.train.journal import whole, write_atomically
 
 FORMAT = 1
 """Changes whenever the same settings measure something else, or the files say it otherwise."""
-OF_TRAINING = ("tasks", "every", "baselines", "num_images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ def _identity(subject: Subject, task: str, recipe: Recipe, data: EvaluationData,
     settings = {
         key: value
         for key, value in asdict(recipe.evaluate).items()
-        if key not in (*OF_TRAINING, *PLACES) and value != usual[key]
+        if key not in (*OF_TRAINING, "num_images", *PLACES) and value != usual[key]
     }
     found = {
         "format": FORMAT,

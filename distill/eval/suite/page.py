@@ -20,6 +20,7 @@ from distill.config import Evaluate, RecipeError, page_path
 from distill.config.pages import shown
 from distill.config.records import build, check_known, listed, mapping, named, read_yaml
 from distill.eval import TASKS
+from distill.eval.command import OF_TRAINING
 from distill.eval.layouts.dataset import MissingData, data_root
 
 PLACES = ("segmentation", "classes", "pairs", "instances", "geometry")
@@ -100,7 +101,7 @@ def _text(value: Any) -> str:
 def _check(suite: Suite, where: str) -> None:
     if not suite.measures:
         raise RecipeError(f"{where}: a suite needs at least one measurement")
-    known = [name for name in Evaluate.__dataclass_fields__ if name not in ("tasks", "every", "baselines")]
+    known = [name for name in Evaluate.__dataclass_fields__ if name not in OF_TRAINING]
     check_known(suite.evaluate, known, "setting of evaluate", f"{where}: evaluate")
     for name, measure in suite.measures.items():
         check_known((measure.task,), TASKS, "task", f"{where}: {name}")
