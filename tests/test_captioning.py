@@ -20,7 +20,8 @@ from distill.captioning.captioner import Captioner, Question
 from distill.captioning.pictures import SOURCE, Asked, open_pictures
 from distill.captioning.prompts import NAMED, Prompt, named_prompt
 from distill.captioning.tables import Shards
-from distill.config import load_recipe
+from distill.config import Columns, Data, Dataset, load_recipe
+from distill.data.sources import open_source
 
 CPU = torch.device("cpu")
 
@@ -221,6 +222,9 @@ def test_parquet_keeps_its_columns_and_captions_that_are_there(models: dict[str,
     (tmp_path / "in").mkdir()
     write_parquet(tmp_path / "in", samples, num_files=2)
     assert caption(tmp_path / "in", models["blip"], "--to", tmp_path / "out", granularity="detailed") == 0
+    read_as = Dataset(format="parquet", path=str(tmp_path / "out"), columns=Columns(detailed="detailed"))
+    samples_read = [open_source(Data(source="dataset", dataset=read_as)).read(number) for number in range(4)]
+    assert all(sample.captions["detailed"] and sample.picture[:4] == b"\x89PNG" for sample in samples_read)
     table = {row["web"]: row for row in read(tmp_path / "out")}
     assert len(table) == 4 and table["alt 0"]["detailed"] == "written by hand"
     for row in samples:
