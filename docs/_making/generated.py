@@ -1,4 +1,4 @@
-"""Pages of the site that are made of what the repository holds already: results, recipes, and the help of every command.
+"""Pages of the site that are made of what the repository holds already: results, recipes, the help of every command.
 
 A hook of mkdocs. What is generated is never written into docs/.
 """
@@ -30,9 +30,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, name, content=text))
     for path in sorted(RESULTS.rglob("*")):
         place = path.relative_to(RESULTS)
-        if path.suffix in SHOWN and "runs" not in place.parts:
+        if path.name == "report.md":
+            files.append(File.generated(config, f"results/{place.as_posix()}", content=short(path, place)))
+        elif path.suffix in SHOWN and "runs" not in place.parts:
             files.append(File.generated(config, f"results/{place.as_posix()}", abs_src_path=str(path)))
     return files
+
+
+def short(report: Path, place: Path) -> str:
+    """A report without every score and setting of every cell, which are thousands of lines at its end."""
+    text = report.read_text(encoding="utf-8")
+    text, found, _ = text.partition("\nEvery score")
+    assert found, f"{report} has no line that begins with `Every score`"
+    kept = f"`benchmarks/results/{place.as_posix()}`"
+    return f"{text.rstrip()}\n\nEvery score of every seed and class, and every setting of every cell: {kept}.\n"
 
 
 def commands() -> str:
@@ -80,6 +91,8 @@ def on_page_markdown(markdown: str, page, **others) -> str:
         folder = found[1].rstrip("/")
         report = RESULTS / folder / "report.md"
         target = f"{folder}/report.md" if report.exists() else folder
+        if target == page.file.src_uri.removeprefix("results/"):
+            return found[0]
         return f"[{found[0]}]({'../' * depth}{target})" if (RESULTS / target).exists() else found[0]
 
     return re.sub(r"`benchmarks/results/([\w./]+?)`", linked, markdown)
