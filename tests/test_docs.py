@@ -17,11 +17,11 @@ import pytest
 import yaml
 from tiny_runs import trained
 
-from distill.cli import build_parser, parse
+from distill.cli import AGREEMENT, TASKS, build_parser, parse
 from distill.config import InvalidCombination, Recipe, load_recipe, page_path, recipe_from_file, recipe_from_words
 from distill.config import tree as settings_tree
 from distill.config.pages import catalogue
-from distill.eval.command import evaluation_words, split_overrides
+from distill.eval.command import evaluation_words
 from distill.study.grid import read_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -152,9 +152,20 @@ def test_a_quoted_command_is_one_that_distill_takes(page: str, words: list[str])
         check_recipe(options.recipe, [*place, *options.words])
     if words[0] == "study" and "study" in options:
         check_study(options)
-    if words[0] == "eval" and "task" in options:
-        _, left = split_overrides([word for word in options.words if not word.startswith(OF_ENCODERS)])
-        recipe_from_words(evaluation_words(left))
+    if words[0] == "eval" and "path" in options:
+        check_evaluation(options)
+
+
+def check_evaluation(options: Namespace) -> None:
+    """Tasks and suites exist; without a suite there is one task. What else is bare is an encoder."""
+    bare = [word for word in options.words if "=" not in word]
+    if options.suite is None:
+        assert len(bare) == 1 and bare[0] in (*TASKS, AGREEMENT)
+    else:
+        page_path(options.suite, kind="suite")
+        assert all("/" in word or ":" in word for word in bare)
+    settings = [word for word in options.words if "=" in word and not word.startswith((*OF_ENCODERS, "side="))]
+    recipe_from_words(evaluation_words(settings))
 
 
 def check_recipe(name: str, words: list[str]) -> None:

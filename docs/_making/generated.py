@@ -73,8 +73,12 @@ def _help(parser: argparse.ArgumentParser) -> str:
 
 def recipe_pages() -> str:
     """Every page that `distill recipes list` and `distill study list` name, as it stands in the file."""
-    parts = ["# Recipe pages", "The pages that come with distill: recipes, studies, and accelerate's launch settings."]
-    for title, kind in (("Recipes", "recipe"), ("Studies", "study"), ("Launch settings", "launch")):
+    kinds = {"Recipes": "recipe", "Studies": "study", "Suites": "suite", "Launch settings": "launch"}
+    parts = [
+        "# Recipe pages",
+        "The pages that come with distill: recipes, studies, suites, launch settings.",
+    ]
+    for title, kind in kinds.items():
         parts.append(f"## {title}")
         for name, path in catalogue(kind).items():
             parts += [f"### {name}", f"```yaml\n{path.read_text(encoding='utf-8').strip()}\n```"]
