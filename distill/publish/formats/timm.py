@@ -81,7 +81,9 @@ def write_config(subject: Subject, folder: Path) -> None:
     }
     page = {"architecture": name, "num_classes": 0, "num_features": subject.image.width, "tags": tags(subject)}
     weights |= {} if subject.licence is None else {"license": subject.licence}
-    page |= {"model_args": arguments, "pretrained_cfg": weights}
+    # timm reads it in pretrained_cfg too, and transformers' wrapper gives it a second time.
+    page["model_args"] = {key: value for key, value in arguments.items() if key != "num_classes"}
+    page["pretrained_cfg"] = weights
     (folder / "config.json").write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
 
 
