@@ -88,6 +88,16 @@ examples:
 `train` writes the folder itself where it is not there. A writing that was interrupted goes on when the same command is
 given again; several processes may write one folder, and `accelerate launch` does."""
 
+PUBLISH = """\
+formats: timm, open_clip, transformers, tips (the released .npz layout), onnx; each in a folder of its name. Every one
+is loaded back by its own library, without this package, and compared with the student: proof.json has what came out.
+
+examples:
+  distill publish runs/ibotpp-seed0 --to published/ibotpp
+  distill publish runs/ibotpp-seed0 --to published/small --formats timm,onnx --photos photos
+  distill publish runs/vanilla-seed0 --to published/half --dtype fp16
+  distill publish runs/ibotpp-seed0 --to published/average --side teacher"""
+
 RECIPES = """\
 examples:
   distill recipes list
@@ -151,6 +161,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("path", metavar="RUN|CHECKPOINT|FAMILY:NAME", help=about)
     command.add_argument("task", metavar="TASK", choices=(*TASKS, AGREEMENT), help="what to measure, see below")
     command.add_argument("words", metavar="key=value", nargs="*", help="settings of the evaluation")
+
+    _add_publish(commands)
 
     command = _command(commands, "recipes", "list the recipes, or show one with every setting", RECIPES)
     actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -238,6 +250,18 @@ def _add_cache(commands: argparse._SubParsersAction, settings: str) -> None:
             action.add_argument("--to", type=Path, metavar="FOLDER", help="(default: the recipe's teacher.cache)")
 
 
+def _add_publish(commands: argparse._SubParsersAction) -> None:
+    command = _command(commands, "publish", "write a student for the libraries people use", PUBLISH, run=publish)
+    command.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint folder")
+    command.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="must not be there yet")
+    command.add_argument("--formats", metavar="NAME,NAME", help="(default: all that this student can have)")
+    command.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of weights; onnx is fp32")
+    command.add_argument("--side", choices=("student", "teacher"), default="student", help="whose weights")
+    command.add_argument("--photos", type=Path, metavar="FOLDER", help="to compare on (default: held-out scenes)")
+    size = "transformers only: larger weights are cut into files of this size (default: 5GB)"
+    command.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help=size)
+
+
 def train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.words)
     from distill.train.loop import train as carry_out
@@ -276,6 +300,12 @@ def cache(name: str) -> Callable[[argparse.Namespace], int]:
         return ACTIONS[name](options)
 
     return carry_out
+
+
+def publish(options: argparse.Namespace) -> int:
+    from distill.publish.command import run
+
+    return run(options)
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -13,8 +12,3 @@ def save(tensors: dict[str, Tensor], path: Path, *, dtype: Dtype) -> None:
     """One file that anybody may read, each tensor in `dtype` where that loses nothing."""
     save_file({name: stored(value, dtype) for name, value in tensors.items()}, path, metadata={"format": "pt"})
     path.chmod(0o644)  # safetensors makes them private
-
-
-def bytes_of(tensors: dict[str, Tensor], dtype: Dtype) -> int:
-    size = torch.empty(0, dtype={"fp32": torch.float32}.get(dtype, torch.float16)).element_size()
-    return sum(value.numel() * (size if value.is_floating_point() else value.element_size()) for value in tensors.values())

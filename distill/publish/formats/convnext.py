@@ -33,6 +33,7 @@ def in_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     named = {}
     for name, value in tensors.items():
         value = value.flatten(1) if name.endswith((".mlp.fc1.weight", ".mlp.fc2.weight")) else value
+        value = value.view(1, 1, 1, -1) if ".grn." in name else value
         for ours, theirs in THEIRS.items():
             name = name.replace(ours, theirs)
         named[f"{name.removesuffix(SCALE)}.layer_scale_parameter" if name.endswith(SCALE) else name] = value

@@ -32,7 +32,9 @@ def refusal(subject: Subject) -> str | None:
     if not isinstance(subject.text, OpenClipText):
         return "its text tower is of TIPS (bidirectional, mean-pooled, SentencePiece), which open_clip does not build"
     if isinstance(subject.image, TimmConvNet) and not subject.image.pools_in_head:
-        return "its CLS token is taken before layers that timm's network has behind the pooling, and open_clip runs them"
+        return (
+            "its CLS token is taken before layers that timm's network has behind the pooling, and open_clip runs them"
+        )
     return timm.refusal(subject)
 
 

@@ -1,4 +1,4 @@
-"""timm: the image tower as `timm.create_model("local-dir:FOLDER", pretrained=True)` builds it, from the folder alone."""
+"""timm: the image tower as `timm.create_model("local-dir:FOLDER", pretrained=True)` builds it from the folder."""
 
 import json
 from pathlib import Path
