@@ -26,6 +26,7 @@ from distill.publish import command
 from distill.publish.formats import convnext, open_clip, timm, transformers
 from distill.publish.formats.plain import gated_ratio, plain, ratio, why_not_plain
 from distill.publish.plan import FORMATS, plan, write
+from distill.publish.proof import prove as prove_module
 from distill.publish.proof import questions
 from distill.publish.proof.prove import SCRIPTS, TOLERANCE, Case, Mismatch, differences, prove
 from distill.publish.student import Subject, rounded
@@ -119,26 +120,21 @@ def test_transformers_loads_models_processors_and_pipelines(subjects, tmp_path):
     assert built["vit"] == "dinov2_with_registers" and built["siglip"] == "dinov2" and built["convnet"] == "convnext"
 
 
-def test_onnx_graphs_take_any_batch_and_any_size(subjects, tmp_path):
-    found = []
-    for name in ("tips", "convnet"):
-        subject = subjects[name]
-        asked = questions.ask(subject, None)
-        (tmp_path / name).mkdir()
-        found.append(Case(folder=tmp_path / name, subject=subject, questions=asked, with_text=name == "tips"))
+@pytest.mark.parametrize("name", ["tips", pytest.param("convnet", marks=pytest.mark.slow)])
+def test_onnx_graphs_take_any_batch_and_any_size(subjects, tmp_path, name):
+    subject = subjects[name]
+    case = Case(folder=tmp_path, subject=subject, questions=questions.ask(subject, None), with_text=name == "tips")
     # Annotated shapes are checked here, and a traced side has none: a process that checks nothing writes the graphs.
-    writer = process(write_onnx, [(case.subject, case.folder) for case in found])
+    writer = process(write_onnx, subject, tmp_path)
     writer.join()
     assert writer.exitcode == 0
-    tips, convnet = prove("onnx", found)
-    wide = {"wide_cls", "wide_patches"}
-    assert tips.differences.keys() == {*BOTH, *wide, "cls2"} and convnet.differences.keys() == {*IMAGE, *wide}
-    assert (tmp_path / "tips" / "tokenizer.model").is_file()
+    said = prove("onnx", [case])[0].differences.keys()
+    assert said == {*IMAGE, "wide_cls", "wide_patches"} | ({*BOTH, "cls2"} if name == "tips" else set())
+    assert (tmp_path / "tokenizer.model").is_file() == (name == "tips")
 
 
-def write_onnx(students: list[tuple[Subject, Path]]) -> None:
-    for subject, folder in students:
-        write("onnx", subject, folder, dtype="fp32", max_shard_size="5GB")
+def write_onnx(subject: Subject, folder: Path) -> None:
+    write("onnx", subject, folder, dtype="fp32", max_shard_size="5GB")
 
 
 @pytest.mark.slow
@@ -240,6 +236,16 @@ def test_only_plain_towers_are_taken_for_plain(subjects):
     assert transformers.kind_of(subjects["rotary"]) == "timm_wrapper"
 
 
+def test_a_denser_map_is_no_convnext_of_transformers(tmp_path):
+    """Strides and dilations leave no tensor behind."""
+    words = ["student.image.model=timm:convnext_atto", *CONVNET, *SMALL]
+    for extra, kind in (([], "convnext"), (["student.image.extra.output_stride=16"], "timm_wrapper")):
+        recipe = load_recipe("smoke", words + extra)
+        encoder = build_dual(recipe.student, 32)
+        subject = Subject(encoder=encoder, recipe=recipe, checkpoint=tmp_path, temperature=0.1, logit_bias=None)
+        assert transformers.kind_of(subject) == kind
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return trained(tmp_path_factory.mktemp("runs") / "done", "optim.steps=1", "optim.warmup=0")
@@ -276,6 +282,18 @@ def test_a_run_is_published_with_its_proof(run, tmp_path, capsys, shared_data):
     assert "exists already" in capsys.readouterr().err
 
 
+def test_a_library_that_says_something_else_stops_the_publication(run, tmp_path, monkeypatch):
+    def says_nothing_right(name, words, place):
+        save_file({quantity: torch.zeros(8, 48) for quantity in ("cls", "cls2")}, words[2])
+        return {"library": "timm", "version": "0"}
+
+    monkeypatch.setattr(prove_module, "_run", says_nothing_right)
+    with pytest.raises(Mismatch, match="the timm format gives no patches"):
+        command.publish(run, tmp_path / "published", command.Wish(formats=("timm",)))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_a_mismatch_stops_the_publication(run, tmp_path, monkeypatch):
     honest = timm.save
 

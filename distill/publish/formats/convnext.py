@@ -43,7 +43,7 @@ def in_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def settings(tower: ImageEncoder) -> tuple[str, dict[str, Any]] | None:
     """The model type in transformers and its settings; None for networks that are no such thing.
 
-    Which they are is found by building the same: every tensor has to have its place and shape there.
+    Whether they are is found by building the same: every tensor has to have its place and shape there.
     """
     if not isinstance(tower, TimmConvNet) or type(tower.model) is not ConvNeXt or not tower.pools_in_head:
         return None
@@ -51,14 +51,17 @@ def settings(tower: ImageEncoder) -> tuple[str, dict[str, Any]] | None:
     blocks = [stage.blocks[0] for stage in model.stages]
     exact = all(isinstance(block.mlp.act, GELU | nn.GELU) for stage in model.stages for block in stage.blocks)
     epsilons = {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)}
-    if not exact or epsilons != {EPSILON}:
+    # A denser map (output_stride) is made by other strides and dilations, which no tensor shows.
+    patch = model.stem[0].kernel_size[0]
+    usual = tower.patch_size == patch * 2 ** (len(blocks) - 1)
+    if not exact or not usual or epsilons != {EPSILON}:
         return None
     kind = "convnextv2" if "stages.0.blocks.0.mlp.grn.weight" in model.state_dict() else "convnext"
     found = {
         "hidden_sizes": [block.conv_dw.out_channels for block in blocks],
         "depths": [len(stage.blocks) for stage in model.stages],
         "num_stages": len(blocks),
-        "patch_size": model.stem[0].kernel_size[0],
+        "patch_size": patch,
         "layer_norm_eps": EPSILON,
         "hidden_act": "gelu",
     }

@@ -82,7 +82,7 @@ def differences(found: dict[str, Tensor], expected: dict[str, Tensor], *, temper
     """Worst absolute difference by quantity.
 
     Of vectors it is divided by the length of the student's vector, as if that were one: a wrong scale is seen too. Of
-    logits it is multiplied by the temperature, and so one of cosines.
+    logits it is multiplied by the temperature, and so one of cosines. Of another shape, it is infinite.
     """
     worst = {}
     for name in sorted(found.keys() & expected.keys()):
@@ -121,7 +121,8 @@ def _compared(name: str, case: Case, answer: dict[str, Tensor], said: dict[str, 
     worst = differences(answer, expected, temperature=case.subject.temperature)
     wrong = {quantity: value for quantity, value in worst.items() if not value <= TOLERANCE}
     if wrong:
-        listed = ", ".join(f"{quantity} by {value:.2g}" for quantity, value in wrong.items())
+        by = {quantity: "shape" if value == float("inf") else f"{value:.2g}" for quantity, value in wrong.items()}
+        listed = ", ".join(f"{quantity} by {how}" for quantity, how in by.items())
         raise Mismatch(
             f"what {said['library']} {said['version']} makes of the {name} format is not the student: it differs in "
             f"{listed}, and at most {TOLERANCE:g} is allowed"
