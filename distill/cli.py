@@ -102,6 +102,16 @@ examples:
 
 Pictures that have a caption are skipped: a captioning that was stopped goes on when the same command is given again."""
 
+PUBLISH = """\
+formats: timm, open_clip, transformers, tips (the released .npz layout), onnx; each in a folder of its name. Every one
+is loaded back by its own library, without this package, and compared with the student: proof.json has what came out.
+
+examples:
+  distill publish runs/ibotpp-seed0 --to published/ibotpp
+  distill publish runs/ibotpp-seed0 --to published/small --formats timm,onnx --photos photos
+  distill publish runs/vanilla-seed0 --to published/half --dtype fp16
+  distill publish runs/ibotpp-seed0 --to published/average --side teacher"""
+
 RECIPES = """\
 examples:
   distill recipes list
@@ -169,6 +179,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--suite", metavar="NAME", help="many tasks in one go: tipsv2, scenes, samples, or a page")
     command.add_argument("--limit", type=_positive, metavar="N", help="a quick look at N pictures of each set")
     command.add_argument("--to", type=Path, metavar="FOLDER", help="with several encoders: where the comparison goes")
+
+    _add_publish(commands)
 
     command = _command(commands, "recipes", "list the recipes, or show one with every setting", RECIPES)
     actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -281,6 +293,18 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
     action.add_argument("--max-tokens", type=_positive, default=64, metavar="N", help="of a caption (default: 64)")
 
 
+def _add_publish(commands: argparse._SubParsersAction) -> None:
+    command = _command(commands, "publish", "write a student for the libraries people use", PUBLISH, run=publish)
+    command.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint folder")
+    command.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="must not be there yet")
+    command.add_argument("--formats", metavar="NAME,NAME", help="(default: all that this student can have)")
+    command.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of weights; onnx is fp32")
+    command.add_argument("--side", choices=("student", "teacher"), default="student", help="whose weights")
+    command.add_argument("--photos", type=Path, metavar="FOLDER", help="to compare on (default: held-out scenes)")
+    size = "transformers only: larger weights are cut into files of this size (default: 5GB)"
+    command.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help=size)
+
+
 def train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.words)
     from distill.train.loop import train as carry_out
@@ -325,6 +349,12 @@ def caption(options: argparse.Namespace) -> int:
     from distill.captioning.command import caption as carry_out
 
     return carry_out(options)
+
+
+def publish(options: argparse.Namespace) -> int:
+    from distill.publish.command import run
+
+    return run(options)
 
 
 def evaluate(options: argparse.Namespace) -> int:
