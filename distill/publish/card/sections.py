@@ -1,0 +1,250 @@
+"""The card's sections in Markdown, each from the facts it speaks of."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill.publish.card.facts import Facts
+from distill.publish.card.licences import NO_ADVICE, NOT_CHOSEN, TERMS, terms_of
+from distill.publish.card.loading import FOLDER, PICTURE, blocks, place_of
+from distill.publish.card.measured import shown
+from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
+from distill.publish.card.sources import Source, leaves
+from distill.publish.proof.record import Proof
+
+HEARD = {
+    "masked": "the hidden patches only",
+    "visible": "the visible patches only",
+    "all": "every patch",
+    "none": "none",
+}
+METHODS = {"masked": " (iBOT)", "all": " (iBOT++)"}
+"""Of losses on prototypes, where patches are hidden."""
+PAPER = """\
+@inproceedings{tipsv2,
+  title     = {TIPSv2: Advancing Vision-Language Pretraining with Enhanced Patch-Text Alignment},
+  author    = {Cao, Bingyi and Chen, Koert and Maninis, Kevis-Kokitsi and Chen, Kaifeng and Karpur, Arjun and Xia, Ye and
+               Dua, Sahil and Dabral, Tanmaya and Han, Guangxing and Han, Bohyung and Ainslie, Joshua and Bewley, Alex
+               and Jacob, Mithun and Wagner, René and Ramos, Washington and Choromanski, Krzysztof and Seyedhosseini,
+               Mojtaba and Zhou, Howard and Araujo, André},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2026},
+  url       = {https://arxiv.org/abs/2604.12012}
+}"""
+SOFTWARE = """\
+@software{distill,
+  title   = {distill: distillation and iBOT++ pretraining of image and image-text encoders},
+  author  = {{The distill authors}},
+  version = {VERSION}
+}"""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A pipe in a cell would end it, and angle brackets would be taken for HTML."""
+    cells = [[cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for cell in row] for row in rows]
+    lines = [head, ["---"] * len(head), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def opening(facts: Facts) -> str:
+    """What it is, in one paragraph."""
+    tower, text, recipe = facts.recipe.student.image, facts.recipe.student.text, facts.recipe
+    millions = {name: f"{count / 1e6:.1f} M parameters" for name, count in facts.parameters.items()}
+    kinds = "image and text encoders that share one space" if facts.with_text else "an image encoder"
+    sizes = {"patches of {} pixels": tower.patch_size, "width {}": tower.width, "depth {}": tower.depth}
+    named = [f"`{tower.model}`", *(words.format(value) for words, value in sizes.items() if value is not None)]
+    of_text = f" The text tower ({text.kind}, {millions['text']}) reads up to {text.context_length} tokens." if (
+        facts.with_text and "text" in millions) else ""  # fmt: skip
+    gives = "one token for the whole picture and one for every place of its last feature map"
+    if not facts.is_convnet:
+        two = (
+            "two CLS tokens (CLS 1 for short captions, CLS 2 for detailed ones)"
+            if tower.num_cls == 2
+            else "a CLS token"
+        )
+        gives = f"{two} and one token for every patch"
+    hidden = f"{recipe.masking.ratio:.0%} of the patches hidden" if recipe.masking.ratio else "nothing hidden"
+    taught = " and ".join(f"`{each.name}`" for each in facts.sources if "teacher" in each.role)
+    how = (
+        f"distilled from {taught}" if facts.is_distilled else "pretrained with a teacher that is its own moving average"
+    )
+    side = " These are the weights of that moving average." if facts.side == "teacher" else ""
+    return (
+        f"{facts.title} is {kinds}: {', '.join(named)} ({millions['image']}), trained at {recipe.data.image_size} × "
+        f"{recipe.data.image_size} pixels. It gives {gives}.{of_text} It was {how}, for {facts.step:,} steps of "
+        f"{recipe.data.batch_size} pictures with {hidden}; its patch loss heard {_heard(facts)}.{side}"
+    )
+
+
+def loading(facts: Facts, proof: Proof, folder: Path) -> str:
+    """Every block is complete; `FOLDER` and `PICTURE` stand for the reader's own."""
+    said = (
+        f'`{FOLDER}` is this folder: a local path, or what `huggingface_hub.snapshot_download("OWNER/NAME")` returns. '
+        f"`{PICTURE}` is any picture. None of it needs the toolkit that trained the model."
+    )
+    found = blocks(folder, proof, student=facts.recipe.student, side=facts.recipe.data.image_size)
+    return "\n\n".join([said, *(f"**{name}**\n\n```python\n{code}```" for name, code in found.items())])
+
+
+def learnt_from(facts: Facts) -> str:
+    if not facts.sources:
+        return "Nobody else's weights: it started at random and its only teacher is its own moving average."
+    rows = [_row(source, depth) for source, depth in _flat(facts.sources)]
+    return table(["role", "encoder", "weights", "licence", "SHA-256 of the weights"], rows)
+
+
+def licence(facts: Facts) -> str:
+    """What was chosen, and what the licences of all sources are known to ask."""
+    chosen, terms = facts.licence.name, TERMS.get(facts.licence.name)
+    link = f"[{terms.title}]({terms.url})" if terms is not None else f"`{chosen}`"
+    first = f"This model is published under {link}."
+    if chosen == NOT_CHOSEN:
+        first = "Whoever published this model chose no licence: without one it may be looked at and not used by others."
+    stated = {source.name: source.licence for source in leaves(facts.sources)}
+    points = []
+    for name, its in stated.items():
+        known = terms_of(its)
+        if known is None:
+            what = (
+                f"is under `{its}`, whose terms are not known here"
+                if its
+                else "comes without any statement of a licence"
+            )
+            points.append(f"- `{name}` {what}: that this student may be published as it is, its publisher states.")
+            continue
+        notice = f" The words: “{known.notice}”." if known.notice else ""
+        points.append(f"- `{name}` is under the [{known.title}]({known.url}). {known.says}{notice}")
+    parts = [first, "\n".join(points), NO_ADVICE] if points else [first]
+    return "\n\n".join(part for part in parts if part)
+
+
+def evaluation(facts: Facts) -> str:
+    if not facts.results:
+        return "Not measured."
+    who = list(dict.fromkeys(name for result in facts.results for name in result.others))
+    rows, notes = [], []
+    for result in facts.results:
+        pictures = f", {result.num_images:,} pictures" if result.num_images is not None else ""
+        for position, (name, value) in enumerate(result.values.items()):
+            label = f"**{result.task.replace('_', ' ')}**, {result.data}{pictures}" if position == 0 else ""
+            others = [shown(name, result.others[each].get(name)) if each in result.others else "" for each in who]
+            rows.append([label, name.replace("_", " "), shown(name, value), *others])
+        settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in without_machine(result.settings).items())
+        notes.append(f"- {result.task.replace('_', ' ')}: {settings}.{''.join(f' {note}' for note in result.notes)}")
+    body = table(["task", "measure", "this model", *who], rows)
+    return (
+        f"{body}\n\n<details><summary>Settings of these measurements</summary>\n\n{chr(10).join(notes)}\n\n</details>"
+    )
+
+
+def proven(proof: Proof) -> str:
+    """The comparison that `proof.json` holds."""
+    quantities = list(dict.fromkeys(name for found in proof.formats.values() for name in found.differences))
+    rows = [
+        [
+            name,
+            f"`{place_of(found)}`",
+            _size(found.bytes),
+            f"{found.library} {found.version}",
+            *(f"{found.differences[each]:.1e}" if each in found.differences else "" for each in quantities),
+        ]
+        for name, found in proof.formats.items()
+    ]
+    texts = f" and {proof.num_texts} texts" if proof.num_texts else ""
+    judged = (
+        f"none may exceed {proof.tolerance:.0e}" if proof.dtype == "fp32" else "measured, as rounding weights costs"
+    )
+    said = (
+        f"Weights are stored in {proof.dtype}. Every format was loaded by its own library, in a process without the "
+        f"toolkit that trained the model, and compared with the student in fp32 on {proof.num_pictures} pictures "
+        f"({proof.pictures}){texts}. The largest absolute differences ({judged}); all of it is in `proof.json`."
+    )
+    parts = [said, table(["format", "folder", "size", "loaded by", *quantities], rows)]
+    if proof.refused:
+        parts.append("\n".join(f"- No {name}: {why}." for name, why in proof.refused.items()))
+    return "\n\n".join(parts)
+
+
+def training(facts: Facts) -> str:
+    """Data, recipe, and the study that the recipe comes from."""
+    found, recipe = fingerprint(facts.recipe.data), facts.recipe
+    told = "was not there any more when this was written, so it has no fingerprint"
+    if found is not None:
+        told = f"has, now that this is written, the fingerprint `{found[0]}`: the SHA-256, shortened, of `{json.dumps(found[1])}`"
+    points = [
+        f"- Data: {data_in_words(recipe.data)}; it {told}.",
+        f"- Recipe: every setting is in [recipe.yaml](recipe.yaml); seed {recipe.seed}. {_stands_on(facts)}",
+        f"- Checkpoint: step {facts.step:,}, SHA-256 `{facts.weights_sha256}`.",
+    ]
+    if facts.summary:
+        where, hours = facts.summary["environment"], facts.summary["seconds"] / 3600
+        points.append(
+            f"- Run: {hours:.2f} hours on {where['hardware']}, torch {where['torch']}, distill {where['distill']}."
+        )
+    parts = ["\n".join(points)]
+    if facts.stands_on is not None and facts.stands_on.header:
+        page = f"<details><summary>What the page {facts.stands_on.page} says of itself</summary>"
+        parts.append(f"{page}\n\n```text\n{facts.stands_on.header}\n```\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def limits(facts: Facts) -> str:
+    recipe, points = facts.recipe, []
+    if recipe.data.source == "scenes":
+        points.append("It has seen procedurally drawn scenes only: what it makes of photographs means little.")
+    side = recipe.data.image_size
+    points.append(
+        f"It was trained at {side} × {side} pixels; what it gives at other sizes was not part of the training."
+    )
+    if not facts.with_text:
+        points.append("It has no text tower: pictures cannot be compared with words.")
+    if facts.is_distilled:
+        points.append("What its teacher gets wrong, or has learnt from its own data, it may have taken over.")
+    if not facts.results:
+        points.append("Nothing was measured of it.")
+    points.append("It was not tested for bias, safety, or any use in which a mistake harms somebody.")
+    return "\n".join(f"- {point}" for point in points)
+
+
+def citation(version: str) -> str:
+    return f"```bibtex\n{PAPER}\n\n{SOFTWARE.replace('VERSION', version)}\n```"
+
+
+def _heard(facts: Facts) -> str:
+    patch, masking = facts.recipe.objective.patch, facts.recipe.masking
+    if not patch.weight:
+        return HEARD["none"]
+    hides = masking.ratio > 0 and patch.target != "features"
+    return HEARD[patch.supervise] + (METHODS.get(patch.supervise, "") if hides else "")
+
+
+def _flat(sources: Sequence[Source], depth: int = 0) -> list[tuple[Source, int]]:
+    """A run of ours is followed by what it learnt from."""
+    return [pair for each in sources for pair in [(each, depth), *_flat(each.behind, depth + 1)]]
+
+
+def _row(source: Source, depth: int) -> list[str]:
+    inward = "↳ " * depth
+    own = "trained with this toolkit" if source.is_own else "not stated"
+    return [
+        f"{inward}{source.role}",
+        f"`{source.name}`",
+        source.weights or "not found any more",
+        source.licence or own,
+        f"`{source.sha256}`" if source.sha256 else "not recorded",
+    ]
+
+
+def _stands_on(facts: Facts) -> str:
+    found = facts.stands_on
+    if found is None:
+        return "It stands on no page that comes with distill."
+    by = f", which the study `{found.study}` promoted" if found.study else ""
+    if not found.changed:
+        return f"It is the page `{found.page}`{by}, unchanged."
+    changes = "; ".join(f"`{change}`" for change in found.changed)
+    return f"It stands on the page `{found.page}`{by}, with these settings changed: {changes}."
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
