@@ -18,21 +18,16 @@ LIBRARIES = ("transformers", "open_clip", "timm", "onnx")
 
 
 def metadata(facts: Facts, proof: Proof, *, datasets: Sequence[str]) -> ModelCardData:
-    """`datasets` are names on the hub. The library is the one whose files lie where the hub looks for them, at the top."""
-    at_top = [name for name in LIBRARIES if name in proof.formats and place_of(proof.formats[name]) == "."]
+    """`datasets` are names on the hub. The library is one whose files lie where the hub looks for them, at the top."""
+    formats = [name for name in LIBRARIES if name in proof.formats]
+    at_top = [name for name in formats if place_of(proof.formats[name]) == "."]
     bases = list(dict.fromkeys(source.hub for source in leaves(facts.sources) if source.hub is not None))
     how = "distillation" if facts.is_distilled else "self-supervised pretraining"
     return ModelCardData(
         **licence_metadata(facts.licence.name),
         library_name=at_top[0] if at_top else "distill",
         pipeline_tag="zero-shot-image-classification" if facts.with_text else "image-feature-extraction",
-        tags=[
-            "distill",
-            how,
-            "dense-features",
-            f"arxiv:{PAPER}",
-            *(name for name in LIBRARIES if name in proof.formats),
-        ],
+        tags=["distill", how, "dense-features", f"arxiv:{PAPER}", *formats],
         base_model=bases or None,
         datasets=list(datasets) or None,
         model_name=facts.title,

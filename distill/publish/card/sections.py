@@ -12,21 +12,13 @@ from distill.publish.card.provenance import data_in_words, fingerprint, without_
 from distill.publish.card.sources import Source, leaves
 from distill.publish.proof.record import Proof
 
-HEARD = {
-    "masked": "the hidden patches only",
-    "visible": "the visible patches only",
-    "all": "every patch",
-    "none": "none",
-}
-METHODS = {"masked": " (iBOT)", "all": " (iBOT++)"}
-"""Of losses on prototypes, where patches are hidden."""
 PAPER = """\
 @inproceedings{tipsv2,
   title     = {TIPSv2: Advancing Vision-Language Pretraining with Enhanced Patch-Text Alignment},
-  author    = {Cao, Bingyi and Chen, Koert and Maninis, Kevis-Kokitsi and Chen, Kaifeng and Karpur, Arjun and Xia, Ye and
-               Dua, Sahil and Dabral, Tanmaya and Han, Guangxing and Han, Bohyung and Ainslie, Joshua and Bewley, Alex
-               and Jacob, Mithun and Wagner, René and Ramos, Washington and Choromanski, Krzysztof and Seyedhosseini,
-               Mojtaba and Zhou, Howard and Araujo, André},
+  author    = {Cao, Bingyi and Chen, Koert and Maninis, Kevis-Kokitsi and Chen, Kaifeng and Karpur, Arjun and
+               Xia, Ye and Dua, Sahil and Dabral, Tanmaya and Han, Guangxing and Han, Bohyung and Ainslie, Joshua and
+               Bewley, Alex and Jacob, Mithun and Wagner, René and Ramos, Washington and Choromanski, Krzysztof and
+               Seyedhosseini, Mojtaba and Zhou, Howard and Araujo, André},
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2026},
   url       = {https://arxiv.org/abs/2604.12012}
@@ -46,34 +38,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def opening(facts: Facts) -> str:
-    """What it is, in one paragraph."""
-    tower, text, recipe = facts.recipe.student.image, facts.recipe.student.text, facts.recipe
-    millions = {name: f"{count / 1e6:.1f} M parameters" for name, count in facts.parameters.items()}
-    kinds = "image and text encoders that share one space" if facts.with_text else "an image encoder"
-    sizes = {"patches of {} pixels": tower.patch_size, "width {}": tower.width, "depth {}": tower.depth}
-    named = [f"`{tower.model}`", *(words.format(value) for words, value in sizes.items() if value is not None)]
-    of_text = f" The text tower ({text.kind}, {millions['text']}) reads up to {text.context_length} tokens." if (
-        facts.with_text and "text" in millions) else ""  # fmt: skip
-    gives = "one token for the whole picture and one for every place of its last feature map"
-    if not facts.is_convnet:
-        two = (
-            "two CLS tokens (CLS 1 for short captions, CLS 2 for detailed ones)"
-            if tower.num_cls == 2
-            else "a CLS token"
-        )
-        gives = f"{two} and one token for every patch"
-    hidden = f"{recipe.masking.ratio:.0%} of the patches hidden" if recipe.masking.ratio else "nothing hidden"
-    taught = " and ".join(f"`{each.name}`" for each in facts.sources if "teacher" in each.role)
-    how = (
-        f"distilled from {taught}" if facts.is_distilled else "pretrained with a teacher that is its own moving average"
-    )
-    side = " These are the weights of that moving average." if facts.side == "teacher" else ""
-    return (
-        f"{facts.title} is {kinds}: {', '.join(named)} ({millions['image']}), trained at {recipe.data.image_size} × "
-        f"{recipe.data.image_size} pixels. It gives {gives}.{of_text} It was {how}, for {facts.step:,} steps of "
-        f"{recipe.data.batch_size} pictures with {hidden}; its patch loss heard {_heard(facts)}.{side}"
-    )
+def details(title: str, text: str) -> str:
+    """Shown when it is asked for."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def loading(facts: Facts, proof: Proof, folder: Path) -> str:
@@ -151,9 +118,7 @@ def proven(proof: Proof) -> str:
         for name, found in proof.formats.items()
     ]
     texts = f" and {proof.num_texts} texts" if proof.num_texts else ""
-    judged = (
-        f"none may exceed {proof.tolerance:.0e}" if proof.dtype == "fp32" else "measured, as rounding weights costs"
-    )
+    judged = f"none may exceed {proof.tolerance:.0e}" if proof.dtype == "fp32" else "what rounding the weights costs"
     said = (
         f"Weights are stored in {proof.dtype}. Every format was loaded by its own library, in a process without the "
         f"toolkit that trained the model, and compared with the student in fp32 on {proof.num_pictures} pictures "
@@ -170,7 +135,8 @@ def training(facts: Facts) -> str:
     found, recipe = fingerprint(facts.recipe.data), facts.recipe
     told = "was not there any more when this was written, so it has no fingerprint"
     if found is not None:
-        told = f"has, now that this is written, the fingerprint `{found[0]}`: the SHA-256, shortened, of `{json.dumps(found[1])}`"
+        short, what = found
+        told = f"has, as this is written, the fingerprint `{short}`: the SHA-256, shortened, of `{json.dumps(what)}`"
     points = [
         f"- Data: {data_in_words(recipe.data)}; it {told}.",
         f"- Recipe: every setting is in [recipe.yaml](recipe.yaml); seed {recipe.seed}. {_stands_on(facts)}",
@@ -183,39 +149,13 @@ def training(facts: Facts) -> str:
         )
     parts = ["\n".join(points)]
     if facts.stands_on is not None and facts.stands_on.header:
-        page = f"<details><summary>What the page {facts.stands_on.page} says of itself</summary>"
-        parts.append(f"{page}\n\n```text\n{facts.stands_on.header}\n```\n\n</details>")
+        quoted = f"```text\n{facts.stands_on.header}\n```"
+        parts.append(details(f"What the page {facts.stands_on.page} says of itself", quoted))
     return "\n\n".join(parts)
-
-
-def limits(facts: Facts) -> str:
-    recipe, points = facts.recipe, []
-    if recipe.data.source == "scenes":
-        points.append("It has seen procedurally drawn scenes only: what it makes of photographs means little.")
-    side = recipe.data.image_size
-    points.append(
-        f"It was trained at {side} × {side} pixels; what it gives at other sizes was not part of the training."
-    )
-    if not facts.with_text:
-        points.append("It has no text tower: pictures cannot be compared with words.")
-    if facts.is_distilled:
-        points.append("What its teacher gets wrong, or has learnt from its own data, it may have taken over.")
-    if not facts.results:
-        points.append("Nothing was measured of it.")
-    points.append("It was not tested for bias, safety, or any use in which a mistake harms somebody.")
-    return "\n".join(f"- {point}" for point in points)
 
 
 def citation(version: str) -> str:
     return f"```bibtex\n{PAPER}\n\n{SOFTWARE.replace('VERSION', version)}\n```"
-
-
-def _heard(facts: Facts) -> str:
-    patch, masking = facts.recipe.objective.patch, facts.recipe.masking
-    if not patch.weight:
-        return HEARD["none"]
-    hides = masking.ratio > 0 and patch.target != "features"
-    return HEARD[patch.supervise] + (METHODS.get(patch.supervise, "") if hides else "")
 
 
 def _flat(sources: Sequence[Source], depth: int = 0) -> list[tuple[Source, int]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from distill import __version__
-from distill.publish.card import sections
+from distill.publish.card import opening, sections
 from distill.publish.card.facts import gather
 from distill.publish.card.licences import Choice, choose
 from distill.publish.card.metadata import metadata
@@ -43,7 +43,7 @@ def write_card(
     page: Path | None = None,
     datasets: Sequence[str] = (),
 ) -> None:
-    """README.md with the hub's metadata and recipe.yaml; features.png and LICENSE where `picture` and `licence_text` are.
+    """README.md with the hub's metadata; recipe.yaml; copies of `picture` (features.png), `licence_text` (LICENSE).
 
     `checkpoint` is a run or checkpoint folder, `licence` the student's (None: what its sources ask for), `page` the
     recipe page that the run stands on where it does not come with distill, `datasets` names on the hub. A features.png
@@ -60,14 +60,14 @@ def write_card(
         _write_bytes(folder / LICENCE, licence_text.read_bytes())
     write_atomically(folder / RECIPE, published_recipe(facts.recipe))
     parts = {
-        "": sections.opening(facts),
+        "": opening.opening(facts),
         "Load it": sections.loading(facts, proof, folder),
         "What it learnt from": sections.learnt_from(facts),
         "Licence": sections.licence(facts),
         "Measured": sections.evaluation(facts),
         "The same weights in every format": sections.proven(proof),
         "Training": sections.training(facts),
-        "Limits": sections.limits(facts),
+        "Limits": opening.limits(facts),
         "Citation": sections.citation(__version__),
     }
     if (folder / PICTURE).is_file():
