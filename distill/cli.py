@@ -88,6 +88,13 @@ examples:
 `train` writes the folder itself where it is not there. A writing that was interrupted goes on when the same command is
 given again; several processes may write one folder, and `accelerate launch` does."""
 
+PUBLISH = """\
+examples:
+  distill publish published/ibotpp --push someone/ibotpp-small            what would go to the hub; sends nothing
+  distill publish published/ibotpp --push someone/ibotpp-small --upload
+
+The hub's token comes from HF_TOKEN or from what `hf auth login` left on this machine."""
+
 RECIPES = """\
 examples:
   distill recipes list
@@ -151,6 +158,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("path", metavar="RUN|CHECKPOINT|FAMILY:NAME", help=about)
     command.add_argument("task", metavar="TASK", choices=(*TASKS, AGREEMENT), help="what to measure, see below")
     command.add_argument("words", metavar="key=value", nargs="*", help="settings of the evaluation")
+
+    _add_publish(commands)
 
     command = _command(commands, "recipes", "list the recipes, or show one with every setting", RECIPES)
     actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -238,6 +247,19 @@ def _add_cache(commands: argparse._SubParsersAction, settings: str) -> None:
             action.add_argument("--to", type=Path, metavar="FOLDER", help="(default: the recipe's teacher.cache)")
 
 
+def _add_publish(commands: argparse._SubParsersAction) -> None:
+    command = _command(commands, "publish", "send a published student to the hub", PUBLISH, run=publish)
+    command.add_argument("run", type=Path, metavar="FOLDER", help="a published folder")
+    _add_push(command)
+
+
+def _add_push(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--push", metavar="OWNER/NAME", help="say what of a published folder would go to the hub")
+    command.add_argument("--upload", action="store_true", help="with --push: send it")
+    command.add_argument("--public", action="store_true", help="with --push: for everybody (default: private)")
+    command.add_argument("--update", action="store_true", help="with --push: into a repository that is there already")
+
+
 def train(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.words)
     from distill.train.loop import train as carry_out
@@ -276,6 +298,13 @@ def cache(name: str) -> Callable[[argparse.Namespace], int]:
         return ACTIONS[name](options)
 
     return carry_out
+
+
+def publish(options: argparse.Namespace) -> int:
+    from distill.publish.hub import push
+
+    push(options.run, options.push, really=options.upload, private=not options.public, update=options.update)
+    return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:

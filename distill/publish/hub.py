@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import httpx
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
@@ -29,7 +34,7 @@ SHOWN = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """Everything that would go to one repository. `files` are by their path there; bytes where they are written anew."""
+    """Everything that would go to one repository. `files` are by their path there; bytes are written anew for it."""
 
     repo: str
     private: bool
@@ -77,16 +82,30 @@ def push(
         raise ValueError("there is no token of the hub on this machine: `hf auth login` stores one, HF_TOKEN sets one")
     api = HfApi(endpoint=endpoint)
     with _in_one_sentence(repo, api.endpoint):
-        api.create_repo(repo, private=private, exist_ok=update)
+        if not (update and _is_there(api, repo, private=private)):
+            api.create_repo(repo, private=private)
         operations = [
             CommitOperationAdd(
-                path_in_repo=name, path_or_fileobj=content if isinstance(content, bytes) else str(content)
+                path_in_repo=name, path_or_fileobj=str(content) if isinstance(content, Path) else content
             )
             for name, content in prepared.files.items()
         ]
-        done = api.create_commit(repo, operations, commit_message="Weights, card and proof")
-    say(f"uploaded: {done.repo_url}")
-    return str(done.repo_url)
+        api.create_commit(repo, operations, commit_message="Weights, card and proof")
+    address = f"{api.endpoint}/{repo}"
+    say(f"uploaded: {address}")
+    return address
+
+
+def _is_there(api: HfApi, repo: str, *, private: bool) -> bool:
+    """Raises ValueError when others can see a repository that they should not, or the other way round."""
+    try:
+        found = api.model_info(repo)
+    except RepositoryNotFoundError:
+        return False
+    if bool(found.private) != private:
+        is_, asked = ("private", "--public was said") if found.private else ("public", "--public was not")
+        raise ValueError(f"{repo} is there and {is_}, and {asked}: nothing was sent")
+    return True
 
 
 def prepare(folder: Path, repo: str, *, private: bool) -> Upload:
@@ -167,8 +186,12 @@ def _in_one_sentence(repo: str, endpoint: str) -> Iterator[None]:
         raise ValueError("HF_HUB_OFFLINE=1 forbids to ask the hub: unset it to upload") from problem
     except HfHubHTTPError as problem:
         raise ValueError(_refusal(problem, repo, endpoint)) from problem
-    except (httpx.TransportError, ConnectionError) as problem:
-        raise ValueError(f"{endpoint} cannot be reached ({_first_line(problem)}); nothing was published") from problem
+    except RuntimeError as problem:  # a large file
+        why = _first_line(problem.__cause__ or problem)
+        again = "the repository is there now, so say --update when the command is given again"
+        raise ValueError(f"{_first_line(problem)} {why}; {again}") from problem
+    except (HTTPError, ConnectionError, TimeoutError) as problem:
+        raise ValueError(f"{endpoint} cannot be reached: {_first_line(problem)}") from problem
 
 
 def _refusal(problem: HfHubHTTPError, repo: str, endpoint: str) -> str:

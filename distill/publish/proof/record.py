@@ -19,8 +19,9 @@ class FormatProof:
     library: str
     version: str
     differences: dict[str, float]
-    """Worst absolute difference from the student in fp32, by quantity: `cls`, `patches`, `text`, `logits` and what else
-    a format gives."""
+    """Worst absolute difference from the student with the same weights, in float32, by quantity: `cls`, `cls2`,
+    `patches`, `text` (each divided by the length of the student's vector), `logits` (times the temperature: cosines),
+    `wide_cls` and `wide_patches` (of pictures of another size), `feature_pipeline`, `zero_shot_pipeline`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +29,21 @@ class Proof:
     """Everything that was written into one folder."""
 
     formats: dict[str, FormatProof]
+    """By name; the files of each are in the folder of that name."""
     refused: dict[str, str] = field(default_factory=dict)
     """Formats this student cannot have, and why."""
     dtype: str
-    """Of the stored weights: fp32, fp16 or bf16."""
+    """Of the stored weights: fp32, fp16 or bf16. ONNX is fp32 always."""
+    rounding: dict[str, float] = field(default_factory=dict)
+    """What fp16 or bf16 weights change, by quantity, against the student's own; measured as `differences`, not judged."""
     num_pictures: int
     pictures: str
     """Which ones, in words."""
+    image_size: int
+    """Their side, pixels."""
     num_texts: int
     tolerance: float
-    """What no difference exceeds in fp32; with fp16 and bf16 differences are measured and not judged."""
+    """What no difference exceeds."""
 
 
 def write(proof: Proof, folder: Path) -> None:
