@@ -35,7 +35,7 @@ class Proof:
     dtype: str
     """Of the stored weights: fp32, fp16 or bf16. ONNX is fp32 always."""
     rounding: dict[str, float] = field(default_factory=dict)
-    """What fp16 or bf16 weights change, by quantity, against the student's own; measured as `differences`, not judged."""
+    """What 16-bit weights change, by quantity, against the student's own; measured as `differences`, not judged."""
     num_pictures: int
     pictures: str
     """Which ones, in words."""
