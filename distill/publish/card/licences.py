@@ -165,7 +165,7 @@ def choose(licences: dict[str, str | None], *, asked: str | None) -> Choice:
     if len({*owners.values()}) > 1 or (owners and research and not {*owners.values()} & {*research.values()}):
         listed = " and ".join(f"{name} ({stated})" for name, stated in (owners | research).items())
         raise ValueError(f"the student learnt from {listed}, and no licence gives both what they ask for")
-    name = asked or _most_demanding([*owners.values()], [*research.values()], licences.values())
+    name = asked or _most_demanding([*owners.values()], [*research.values()], [*licences.values()])
     for source, stated in owners.items():
         if name != stated:
             _refuse(source, stated, name, "wants derived works under that same licence")
@@ -177,6 +177,8 @@ def choose(licences: dict[str, str | None], *, asked: str | None) -> Choice:
         warnings.append("no licence was chosen: others may look at these weights and not use them; --licence sets one")
     if _is(name, "noncommercial"):
         warnings.append(f"{TERMS[name].title}: the student is for non-commercial use only")
+    for title in wants_copy([*licences.values()]):
+        warnings.append(f"the {title} asks for a copy of its text to go along: --licence-text FILE")
     return Choice(name=name, warnings=tuple(warnings))
 
 

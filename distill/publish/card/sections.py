@@ -107,24 +107,27 @@ def evaluation(facts: Facts) -> str:
 def proven(proof: Proof) -> str:
     """The comparison that `proof.json` holds."""
     quantities = list(dict.fromkeys(name for found in proof.formats.values() for name in found.differences))
+    formats = proof.formats.values()
     rows = [
-        [
-            name,
-            f"`{place_of(found)}`",
-            _size(found.bytes),
-            f"{found.library} {found.version}",
-            *(f"{found.differences[each]:.1e}" if each in found.differences else "" for each in quantities),
-        ]
-        for name, found in proof.formats.items()
+        ["folder", *(f"`{place_of(found)}`" for found in formats)],
+        ["size", *(_size(found.bytes) for found in formats)],
+        ["loaded by", *(f"{found.library} {found.version}" for found in formats)],
     ]
+    for name in quantities:
+        worst = [f"{found.differences[name]:.1e}" if name in found.differences else "" for found in formats]
+        rows.append([name.replace("_", " "), *worst])
     texts = f" and {proof.num_texts} texts" if proof.num_texts else ""
-    judged = f"none may exceed {proof.tolerance:.0e}" if proof.dtype == "fp32" else "what rounding the weights costs"
     said = (
         f"Weights are stored in {proof.dtype}. Every format was loaded by its own library, in a process without the "
-        f"toolkit that trained the model, and compared with the student in fp32 on {proof.num_pictures} pictures "
-        f"({proof.pictures}){texts}. The largest absolute differences ({judged}); all of it is in `proof.json`."
+        f"toolkit that trained the model, and compared with the student on {proof.num_pictures} {proof.pictures}, at "
+        f"{proof.image_size} pixels,{texts}. The largest absolute differences, none of which may exceed "
+        f"{proof.tolerance:.0e}, are below: of tokens and texts against the length of the student's vector, of logits "
+        "as cosines; `wide` are pictures of another size. All of it is in `proof.json`."
     )
-    parts = [said, table(["format", "folder", "size", "loaded by", *quantities], rows)]
+    parts = [said, table(["", *proof.formats], rows)]
+    if proof.rounding:
+        listed = ", ".join(f"{name.replace('_', ' ')} {value:.1e}" for name, value in proof.rounding.items())
+        parts.append(f"Rounding the weights to {proof.dtype} by itself changes what the student says by {listed}.")
     if proof.refused:
         parts.append("\n".join(f"- No {name}: {why}." for name, why in proof.refused.items()))
     return "\n\n".join(parts)
