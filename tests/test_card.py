@@ -33,6 +33,11 @@ TIPS = (
     *("student.image.model=timm:vit_base_patch14_reg1_tipsv2", "student.image.width=64", "student.image.num_heads=1"),
     *("student.text.kind=tips", "student.text.width=64", "student.text.num_heads=1", "student.text.context_length=24"),
 )
+CONVNET = (
+    *("student.image.patch_size=null", "student.image.width=null", "student.image.depth=null"),
+    *("student.image.num_heads=null", "student.image.num_cls=1"),
+    *("student.text.kind=none", "objective.contrastive.weight=0"),
+)
 FEATURES = (
     *("teacher.kind=frozen", "objective.patch.target=features", "objective.cls.weight=0", "data.views.num_local=0"),
     *("student.text.kind=none", "objective.contrastive.weight=0"),
@@ -41,7 +46,7 @@ FEATURES = (
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
-    """Of one step each: with captions, with TIPS's text tower, and distilled from a file of timm's."""
+    """Of one step each: with captions, with TIPS's text tower, convnets, and distilled from a file of timm's."""
     root = tmp_path_factory.mktemp("runs")
     words = root / "words"
     words.mkdir()
@@ -50,6 +55,8 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     return {
         "captions": trained(root / "captions", *ONE_STEP),
         "tips": trained(root / "tips", *ONE_STEP, *TIPS, f"student.text.tokenizer={write_tokenizer(words)}"),
+        "convnet": trained(root / "convnet", *ONE_STEP, *CONVNET, "student.image.model=timm:test_convnext"),
+        "mobilenet": trained(root / "mobilenet", *ONE_STEP, *CONVNET, "student.image.model=timm:mobilenetv3_small_050"),
         "taught": trained(root / "taught", *ONE_STEP, *FEATURES, *teacher),
     }
 
@@ -98,7 +105,12 @@ def section(text: str, title: str) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "formats"),
-    [("captions", ("timm", "open_clip", "transformers")), ("tips", ("timm", "transformers", "tips", "onnx"))],
+    [
+        ("captions", ("timm", "open_clip", "transformers")),
+        ("tips", ("timm", "transformers", "tips", "onnx")),
+        ("convnet", ("timm", "transformers")),
+        ("mobilenet", ("timm",)),
+    ],
 )
 def test_every_block_of_code_runs_as_it_stands(
     runs: dict[str, Path], tmp_path: Path, kind: str, formats: tuple[str, ...], capsys: pytest.CaptureFixture
@@ -115,8 +127,11 @@ def test_every_block_of_code_runs_as_it_stands(
     picture = tmp_path / "a.png"
     Image.linear_gradient("L").resize((50, 40)).save(picture)
     found = {name: run_block(code, folder=tmp_path, picture=picture) for name, code in blocks}
-    assert found["timm"]["tokens"].shape == (1, 2 + 16, subject.image.width)
-    if kind == "captions":
+    side = 32 // subject.image.patch_size
+    if kind in ("convnet", "mobilenet"):
+        assert found["timm"]["features"].shape == (1, subject.image.width, side, side)
+    elif kind == "captions":
+        assert found["timm"]["tokens"].shape == (1, 2 + side**2, subject.image.width)
         assert found["open_clip"]["probabilities"].shape == (1, 2)
         assert found["transformers"]["tokens"].shape[-1] == subject.image.width
     else:

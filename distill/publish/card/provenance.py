@@ -52,7 +52,7 @@ def provenance(recipe: Recipe, page: Path | None) -> Provenance | None:
     return Provenance(
         page=found.name,
         study=promoted[1] if promoted else None,
-        header=header,
+        header=without_machine(header),
         changed=tuple(without_machine(changed)),
     )
 

@@ -12,6 +12,10 @@ from distill.publish.card.provenance import data_in_words, fingerprint, without_
 from distill.publish.card.sources import Source, leaves
 from distill.publish.proof.record import Proof
 
+MOVED = (
+    "open_clip finds the sizes of the image tower where `vision_cfg.timm_model_name` of open_clip_config.json says: "
+    "where the folder is moved, write `local-dir:` and its new place there."
+)
 PAPER = """\
 @inproceedings{tipsv2,
   title     = {TIPSv2: Advancing Vision-Language Pretraining with Enhanced Patch-Text Alignment},
@@ -50,7 +54,10 @@ def loading(facts: Facts, proof: Proof, folder: Path) -> str:
         f"`{PICTURE}` is any picture. None of it needs the toolkit that trained the model."
     )
     found = blocks(folder, proof, student=facts.recipe.student, side=facts.recipe.data.image_size)
-    return "\n\n".join([said, *(f"**{name}**\n\n```python\n{code}```" for name, code in found.items())])
+    parts = [said, *(f"**{name}**\n\n```python\n{code}```" for name, code in found.items())]
+    if "open_clip" in proof.formats and "open_clip/config.json" in proof.formats["open_clip"].files:
+        parts.append(MOVED)
+    return "\n\n".join(parts)
 
 
 def learnt_from(facts: Facts) -> str:
@@ -97,7 +104,9 @@ def evaluation(facts: Facts) -> str:
             others = [shown(name, result.others[each].get(name)) if each in result.others else "" for each in who]
             rows.append([label, name.replace("_", " "), shown(name, value), *others])
         settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in without_machine(result.settings).items())
-        notes.append(f"- {result.task.replace('_', ' ')}: {settings}.{''.join(f' {note}' for note in result.notes)}")
+        notes.append(
+            f"- {result.task.replace('_', ' ')}: {settings}.{''.join(f' {note}' for note in without_machine(result.notes))}"
+        )
     body = table(["task", "measure", "this model", *who], rows)
     return (
         f"{body}\n\n<details><summary>Settings of these measurements</summary>\n\n{chr(10).join(notes)}\n\n</details>"
@@ -136,21 +145,21 @@ def proven(proof: Proof) -> str:
 def training(facts: Facts) -> str:
     """Data, recipe, and the study that the recipe comes from."""
     found, recipe = fingerprint(facts.recipe.data), facts.recipe
-    told = "was not there any more when this was written, so it has no fingerprint"
+    parts, told = [], "was not there any more when this was written, so it has no fingerprint"
     if found is not None:
         short, what = found
-        told = f"has, as this is written, the fingerprint `{short}`: the SHA-256, shortened, of `{json.dumps(what)}`"
+        parts.append(details("What the fingerprint is the SHA-256 of, shortened", f"```json\n{json.dumps(what)}\n```"))
+        told = f"has, as this is written, the fingerprint `{short}`"
     points = [
         f"- Data: {data_in_words(recipe.data)}; it {told}.",
         f"- Recipe: every setting is in [recipe.yaml](recipe.yaml); seed {recipe.seed}. {_stands_on(facts)}",
         f"- Checkpoint: step {facts.step:,}, SHA-256 `{facts.weights_sha256}`.",
     ]
     if facts.summary:
-        where, hours = facts.summary["environment"], facts.summary["seconds"] / 3600
-        points.append(
-            f"- Run: {hours:.2f} hours on {where['hardware']}, torch {where['torch']}, distill {where['distill']}."
-        )
-    parts = ["\n".join(points)]
+        where, minutes = facts.summary["environment"], facts.summary["seconds"] / 60
+        took = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
+        points.append(f"- Run: {took} on {where['hardware']}, torch {where['torch']}, distill {where['distill']}.")
+    parts.insert(0, "\n".join(points))
     if facts.stands_on is not None and facts.stands_on.header:
         quoted = f"```text\n{facts.stands_on.header}\n```"
         parts.append(details(f"What the page {facts.stands_on.page} says of itself", quoted))

@@ -159,7 +159,7 @@ def _released(name: str) -> str:
     return name
 
 
-def ratio(inner: int, width: int) -> float:
+def ratio(inner: int, width: int) -> int | float:
     """What `int(width * ratio)` makes `inner` of: an integer where it is one."""
     if inner % width == 0:
         return inner // width

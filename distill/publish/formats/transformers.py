@@ -151,7 +151,7 @@ def _vision_settings(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _mlp_ratio(found: PlainViT, width: int) -> float:
+def _mlp_ratio(found: PlainViT, width: int) -> int | float:
     return gated_ratio(found.inner, width) if found.gated else ratio(found.inner, width)
 
 
