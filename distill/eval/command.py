@@ -18,7 +18,7 @@ from distill.encoders.dual import DualEncoder
 from distill.encoders.weights import load_strictly
 from distill.eval import TASKS, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
-from distill.eval.metrics import UNITS, is_error
+from distill.eval.metrics import shown_value
 from distill.eval.with_teacher import agreement
 from distill.train.checkpoint import Checkpoint, find
 from distill.train.journal import write_atomically
@@ -92,12 +92,18 @@ def load_encoder(path: str | Path, side: Side = "student") -> tuple[DualEncoder,
 
 def split_overrides(overrides: Sequence[str]) -> tuple[Side, list[str]]:
     """The side, and the other words with their full keys. Raises ValueError for words that evaluation ignores."""
+    side, others = split_side(overrides)
+    return side, evaluation_words(others, "side")
+
+
+def split_side(overrides: Sequence[str]) -> tuple[Side, list[str]]:
+    """The side, and the other words as they are. Raises ValueError for a side that there is not."""
     sides = [word.partition("=")[2] for word in overrides if word.startswith("side=")]
     for side in sides:
         if side not in get_args(Side):
             raise ValueError(f"side={side}: expected one of {', '.join(get_args(Side))}")
     others = [word for word in overrides if not word.startswith("side=")]
-    return (sides or ["student"])[-1], evaluation_words(others, "side")
+    return (sides or ["student"])[-1], others
 
 
 def evaluation_words(overrides: Sequence[str], *others: str) -> list[str]:
@@ -142,18 +148,12 @@ def table_of(result: TaskResult, *, title: str) -> Table:
     table = Table("measure", title=title, min_width=len(title))
     table.add_column("%", justify="right")
     for name, value in result.values.items():
-        table.add_row(name, "–" if math.isnan(value) else _shown(name, value))
+        table.add_row(name, shown_value(name, value))
     occurred = {name: value for name, value in result.per_class.items() if not math.isnan(value)}
     table.add_section()
     for name, value in sorted(occurred.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{100 * value:.2f}", style="dim")
     return table
-
-
-def _shown(name: str, value: float) -> str:
-    if is_error(name):
-        return f"{value:.3f} {next(unit for ending, unit in UNITS.items() if name.endswith(ending))}"
-    return f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"
 
 
 def _teacher_image(found: Checkpoint, recipe: Recipe) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distill.contracts import ImageEncoder, PixelSet, Tokens
+from distill.eval.progress import saw_pictures
 
 Kind = Literal["value", "final"]
 Precision = Literal["fp32", "bf16"]
@@ -117,11 +118,13 @@ def batches(
     """Every picture of the set once, pictures of equal size together; at most 4 batches are held back."""
     if isinstance(data, InBatches):
         for start in range(0, len(data), batch_size):
+            saw_pictures(min(batch_size, len(data) - start))
             yield data.batch(start, min(start + batch_size, len(data)))
         return
     waiting: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for index in range(len(data)):
         pixels, labels = data[index]
+        saw_pictures(1)
         waiting.setdefault(pixels.shape, []).append((pixels, labels))
         fullest = max(waiting, key=lambda size: len(waiting[size]))
         held = sum(len(group) for group in waiting.values())

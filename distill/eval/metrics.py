@@ -4,6 +4,7 @@ Ties and absent classes have stated results, because collapsed encoders produce 
 Legend: N pictures of a set, B of a batch, K classes, (H, W) pixels, Q queries, G gallery items, D width.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,15 @@ UNITS = {"_metres": "m", "_degrees": "°"}
 def is_error(name: str) -> bool:
     """Whether less of this value is better."""
     return name.endswith(tuple(UNITS))
+
+
+def shown_value(name: str, value: float | int | None) -> str:
+    """For people: shares in percent without the sign, errors in their unit, a dash for a mean of nothing."""
+    if value is None or math.isnan(value):
+        return "–"
+    if is_error(name):
+        return f"{value:.3f} {next(unit for ending, unit in UNITS.items() if name.endswith(ending))}"
+    return f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"
 
 
 @dataclass(frozen=True, kw_only=True)

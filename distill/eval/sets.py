@@ -9,7 +9,7 @@ from distill.config import Granularity, Recipe
 from distill.contracts import DepthSet, NormalsSet, SegmentationSet
 from distill.data.scenes import SceneWorld
 from distill.eval.layouts import open_captions, open_classes, open_depth, open_normals, open_pairs, open_segmentation
-from distill.eval.layouts.dataset import Role
+from distill.eval.layouts.dataset import MissingData, Role
 from distill.eval.pictures.datasets import SceneCaptions, SceneClasses, SceneMasks
 from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry, What
 from distill.eval.pictures.instances import folder_instances, scene_instances
@@ -148,6 +148,8 @@ def _asked_by(key: str, place: str) -> Iterator[None]:
     """A ValueError inside names the setting that asked for the data."""
     try:
         yield
+    except MissingData as error:
+        raise MissingData(f"evaluate.{key}={place}: {error}") from error
     except ValueError as error:
         raise ValueError(f"evaluate.{key}={place}: {error}") from error
 
