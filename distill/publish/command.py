@@ -158,6 +158,8 @@ def _notes(proof: Proof, target: Path) -> Iterator[str]:
     if proof.rounding:
         listed = ", ".join(f"{name} {value:.1e}" for name, value in proof.rounding.items())
         yield f"{proof.dtype} weights differ from the student's own by {listed}"
+    if "onnx" in proof.formats and "wide_cls" not in proof.formats["onnx"].differences:
+        yield f"onnx: the image graph takes pictures of {proof.image_size} pixels only"
     if "open_clip" in proof.formats and "open_clip/config.json" in proof.formats["open_clip"].files:
         yield (
             f"open_clip builds this image tower from {target}/open_clip/config.json: where the folder moves, write its "
