@@ -16,9 +16,12 @@ from tiny_released import timm_file
 from tiny_runs import trained
 
 from distill.config import Data, Dataset, recipe_from_file
+from distill.eval import TASKS
+from distill.eval.command import AGREEMENT
 from distill.publish.card import FILES, choose_licence, write_card
 from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, choose, metadata, wants_copy
 from distill.publish.card.loading import FOLDER, PICTURE
+from distill.publish.card.measured import DATA_OF, HUB_TASKS
 from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
 from distill.publish.card.sections import PAPER, SOFTWARE
 from distill.publish.card.sources import hub_name, licences_of, sources_of
@@ -322,6 +325,11 @@ def test_results_of_eval_stand_in_the_card_with_their_settings(runs: dict[str, P
     assert [row["task"]["type"] for row in results] == ["depth-estimation", "image-segmentation"]
     assert results[1]["metrics"] == [{"type": "miou", "value": 12.34, "name": "miou"}]
     assert results[1]["dataset"] == {"name": "ade20k", "type": "ade20k"}
+
+
+def test_every_task_has_its_data_and_a_name_on_the_hub():
+    assert len(TASKS) > 8 and {*TASKS, AGREEMENT} == DATA_OF.keys()
+    assert TASKS.keys() - HUB_TASKS.keys() <= {"health", "alignment"} and HUB_TASKS.keys() <= TASKS.keys()
 
 
 def test_what_a_training_measured_at_its_end_counts(runs: dict[str, Path], tmp_path: Path):

@@ -104,9 +104,8 @@ def evaluation(facts: Facts) -> str:
             others = [shown(name, result.others[each].get(name)) if each in result.others else "" for each in who]
             rows.append([label, name.replace("_", " "), shown(name, value), *others])
         settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in without_machine(result.settings).items())
-        notes.append(
-            f"- {result.task.replace('_', ' ')}: {settings}.{''.join(f' {note}' for note in without_machine(result.notes))}"
-        )
+        remarks = "".join(f" {note}" for note in without_machine(result.notes))
+        notes.append(f"- {result.task.replace('_', ' ')}: {settings}.{remarks}")
     body = table(["task", "measure", "this model", *who], rows)
     return (
         f"{body}\n\n<details><summary>Settings of these measurements</summary>\n\n{chr(10).join(notes)}\n\n</details>"
