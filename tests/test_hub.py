@@ -364,3 +364,20 @@ def test_a_place_on_this_machine_becomes_the_repository(hub: Hub, tmp_path: Path
     assert page["model_cfg"]["vision_cfg"]["timm_model_name"] == f"hf-hub:{REPO}"
     assert hub.committed["config.json"] == (folder / "open_clip/config.json").read_bytes()
     assert not any(str(tmp_path).encode() in content for content in hub.committed.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "say where to: --to FOLDER"),
+        (("--upload",), "--upload is heard with --push only"),
+        (("--to", "new", "--public"), "--public is heard with --push only"),
+        (("--push", REPO, "--licence", "mit"), "--licence is heard with --to only"),
+        (("--push", REPO, "--licence-text", "words"), "--licence-text is heard with --to only"),
+    ],
+)
+def test_options_that_would_not_be_heard_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, words: tuple[str, ...], told: str
+):
+    assert cli.main(["publish", str(tmp_path), *words]) == 2
+    assert told in capsys.readouterr().err and not (Path.cwd() / "new").exists()
