@@ -110,7 +110,12 @@ examples:
   distill publish runs/ibotpp-seed0 --to published/ibotpp
   distill publish runs/ibotpp-seed0 --to published/small --formats timm,onnx --photos photos
   distill publish runs/vanilla-seed0 --to published/half --dtype fp16
-  distill publish runs/ibotpp-seed0 --to published/average --side teacher"""
+  distill publish runs/ibotpp-seed0 --to published/average --side teacher
+  distill publish runs/deit-seed0 --to published/deit --licence apache-2.0 --picture features.png
+  distill publish published/ibotpp --push someone/ibotpp-small          what would go to the hub; sends nothing
+  distill publish published/ibotpp --push someone/ibotpp-small --upload
+
+The hub's token comes from HF_TOKEN, or from what `hf auth login` left on this machine."""
 
 RECIPES = """\
 examples:
@@ -294,15 +299,28 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_publish(commands: argparse._SubParsersAction) -> None:
-    command = _command(commands, "publish", "write a student for the libraries people use", PUBLISH, run=publish)
-    command.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint folder")
-    command.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="must not be there yet")
-    command.add_argument("--formats", metavar="NAME,NAME", help="(default: all that this student can have)")
-    command.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of weights; onnx is fp32")
-    command.add_argument("--side", choices=("student", "teacher"), default="student", help="whose weights")
-    command.add_argument("--photos", type=Path, metavar="FOLDER", help="to compare on (default: held-out scenes)")
+    summary = "write a student for the libraries people use, and send it to the hub"
+    command = _command(commands, "publish", summary, PUBLISH, run=publish)
+    command.add_argument("run", type=Path, metavar="RUN|FOLDER", help="run or checkpoint folder; or a published one")
+    written = command.add_argument_group("writing a folder")
+    written.add_argument("--to", type=Path, metavar="FOLDER", help="must not be there yet")
+    written.add_argument("--formats", metavar="NAME,NAME", help="(default: all that this student can have)")
+    written.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of weights; onnx is fp32")
+    written.add_argument("--side", choices=("student", "teacher"), default="student", help="whose weights")
+    written.add_argument("--photos", type=Path, metavar="FOLDER", help="to compare on (default: held-out scenes)")
     size = "transformers only: larger weights are cut into files of this size (default: 5GB)"
-    command.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help=size)
+    written.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help=size)
+    licence = "of the student, as the hub names it (default: what its teachers' licences ask for)"
+    written.add_argument("--licence", metavar="NAME", help=licence)
+    written.add_argument("--licence-text", type=Path, metavar="FILE", help="goes along as LICENSE")
+    written.add_argument("--picture", type=Path, metavar="PNG", help="of its features, for the card")
+    written.add_argument("--page", type=Path, help="the recipe it stands on, where that does not come with distill")
+    written.add_argument("--data", action="append", default=[], metavar="OWNER/NAME", help="the hub's name of its data")
+    sent = command.add_argument_group("the hub")
+    sent.add_argument("--push", metavar="OWNER/NAME", help="say what would go there")
+    sent.add_argument("--upload", action="store_true", help="send it")
+    sent.add_argument("--public", action="store_true", help="for everybody (default: private)")
+    sent.add_argument("--update", action="store_true", help="into a repository that is there already")
 
 
 def train(options: argparse.Namespace) -> int:

@@ -7,14 +7,16 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 
+from distill.publish.card import choose_licence, write_card
 from distill.publish.formats import open_clip
+from distill.publish.hub import push
 from distill.publish.plan import Plan, plan, write
 from distill.publish.proof import record
 from distill.publish.proof.prove import TOLERANCE, Case, Found, differences, prove
@@ -34,10 +36,43 @@ class Wish:
     side: Side = "student"
     photos: Path | None = None
     max_shard_size: str = "5GB"
+    licence: str | None = None
+    """The student's; None for what those of its teachers ask for. The next four are of its card, as `write_card` has
+    them."""
+    licence_text: Path | None = None
+    picture: Path | None = None
+    page: Path | None = None
+    datasets: tuple[str, ...] = ()
+
+
+OF_WRITING = ("formats", "photos", "licence", "licence_text", "picture", "page", "data")
+OF_SENDING = ("upload", "public", "update")
+"""Options that mean something with --to, and with --push."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """The command with its table."""
+    """Write a folder, send one, or both. ValueError for options that would not be heard."""
+    given = vars(options)
+    for needed, names in (("to", OF_WRITING), ("push", OF_SENDING)):
+        unheard = [name for name in names if given[name] and given[needed] is None]
+        if unheard:
+            raise ValueError(f"--{unheard[0].replace('_', '-')} is heard with --{needed} only")
+    if options.to is None and options.push is None:
+        raise ValueError(
+            f"say where to: --to FOLDER writes what {options.run} trained, --push OWNER/NAME sends a folder that was "
+            "published to the hub"
+        )
+    folder = options.run
+    if options.to is not None:
+        write_folder(options)
+        folder = options.to
+    if options.push is not None:
+        push(folder, options.push, really=options.upload, private=not options.public, update=options.update)
+    return 0
+
+
+def write_folder(options: argparse.Namespace) -> None:
+    """With a table of what was proven."""
     formats = None if options.formats is None else tuple(options.formats.split(","))
     wish = Wish(
         formats=formats,
@@ -45,24 +80,30 @@ def run(options: argparse.Namespace) -> int:
         side=options.side,
         photos=options.photos,
         max_shard_size=options.max_shard_size,
+        licence=options.licence,
+        licence_text=options.licence_text,
+        picture=options.picture,
+        page=options.page,
+        datasets=tuple(options.data),
     )
     proof = publish(options.run, options.to, wish)
     Console().print(table_of(proof, options.to))
-    for note in _notes(proof, options.to):
+    for note in (*choose_licence(options.run, licence=options.licence).warnings, *_notes(proof, options.to)):
         print(note)
-    return 0
 
 
 def publish(path: Path, target: Path, wish: Wish) -> Proof:
     """Write the encoder of a run or checkpoint folder into the folder `target`, which is not there before.
 
     Everything is written beside it first and loaded back; on any failure nothing is left. Raises ValueError for a
-    target that exists, a run that is not finished, weights that are not finite, formats that do not apply, a full
-    disk, and (Mismatch) where a library makes something else of its format than the student is.
+    target that exists, a run that is not finished, weights that are not finite, formats that do not apply, a licence
+    that its teachers' do not allow, a full disk, and (Mismatch) where a library makes something else of its format
+    than the student is.
     """
     if target.exists() or target.is_symlink():
         raise ValueError(f"{target} exists already; name a folder that does not, or delete it first")
     subject = load_subject(path, side=wish.side)
+    subject = replace(subject, licence=choose_licence(path, licence=wish.licence).name)
     planned = plan(subject, wish.formats, dtype=wish.dtype)
     questions = ask(subject, wish.photos)
     with _whole(target) as unfinished:
@@ -82,6 +123,17 @@ def publish(path: Path, target: Path, wish: Wish) -> Proof:
             tolerance=TOLERANCE,
         )
         record.write(proof, unfinished)
+        write_card(
+            unfinished,
+            checkpoint=subject.checkpoint,
+            proof=proof,
+            side=wish.side,
+            licence=wish.licence,
+            licence_text=wish.licence_text,
+            picture=wish.picture,
+            page=wish.page,
+            datasets=wish.datasets,
+        )
     return proof
 
 
