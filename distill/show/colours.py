@@ -3,7 +3,7 @@
 Legend: (H, W) pixels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,8 @@ SCALE = "cividis"
 """Of numbers: evenly lighter, and the same to people with and without colour vision deficiency (Nuñez 2018)."""
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 """Rec. 709."""
+FAINT = (0.3, 0.7)
+"""Greys of black and of white beneath an overlay."""
 SQUARE = np.ones((3, 3), dtype=bool)
 
 
@@ -28,9 +30,8 @@ def lightness_first(shares: Float[np.ndarray, "H W 3"]) -> Picture:
 
     In OKLab. The first survives a print in grey, the first two protanopia and deuteranopia.
     """
-    light = 0.28 + 0.64 * shares[..., 0]
-    yellow = 0.26 * (shares[..., 1] - 0.5)
-    red = 0.26 * (shares[..., 2] - 0.5)
+    light = 0.32 + 0.6 * shares[..., 0]
+    yellow, red = 0.24 * (shares[..., 1] - 0.5), 0.24 * (shares[..., 2] - 0.5)
     return from_oklab(np.stack([light, red, yellow], -1))
 
 
@@ -58,19 +59,28 @@ def normals_colours(normals: Float[np.ndarray, "3 H W"]) -> Picture:
     return np.moveaxis(np.where(length > 0.5, (unit + 1) / 2, 0.0), 0, -1)
 
 
-def grey(picture: Picture) -> Picture:
-    """Its lightness, so that colours laid over it are the overlay's."""
-    return np.repeat((picture @ LUMINANCE)[..., None], 3, axis=-1)
+def faint(picture: Picture) -> Picture:
+    """Its lightness between a dark and a light grey: enough to know it by, beneath colours that stay the legend's."""
+    low, high = FAINT
+    return np.repeat(low + (high - low) * (picture @ LUMINANCE)[..., None], 3, axis=-1)
 
 
 def laid_over(picture: Picture, colours: Picture, *, opacity: float) -> Picture:
-    """Colours over the grey picture; at opacity 1 the colours alone."""
-    return opacity * colours + (1 - opacity) * grey(picture)
+    """Colours over the faint picture; at opacity 1 the colours alone."""
+    return opacity * colours + (1 - opacity) * faint(picture)
 
 
-def swatch(colour: str, *, opacity: float) -> tuple[float, float, float]:
-    """What `laid_over` makes of the colour where the picture is mid-grey: the colour in the legend."""
-    return tuple(opacity * channel + (1 - opacity) * 0.5 for channel in to_rgb(colour))
+def swatch(colours: Float[np.ndarray, "*any 3"], *, opacity: float) -> Float[np.ndarray, "*any 3"]:
+    """What `laid_over` makes of colours where the picture is mid-grey: the colours in the legend."""
+    return opacity * colours + (1 - opacity) * sum(FAINT) / 2
+
+
+def legend_of(
+    names: Sequence[str], colour_of: Mapping[int, str], *, opacity: float
+) -> tuple[tuple[str, tuple[float, float, float]], ...]:
+    """Names of the classes that have a colour, with that colour as it is seen over pictures."""
+    seen = {index: swatch(np.array(to_rgb(colour)), opacity=opacity) for index, colour in sorted(colour_of.items())}
+    return tuple((names[index], tuple(colour.tolist())) for index, colour in seen.items())
 
 
 def borders(classes: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:

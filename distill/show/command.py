@@ -53,7 +53,7 @@ def show(what: str, words: Sequence[str], *, images: Path | None, to: Path) -> i
     models = told_apart([on(load_model(each), device) for each in places])
     scenes = None if images is not None else world_of(models)
     pictures = pictures_for(common, images=images, scenes=scenes)
-    looking = Looking(frame=paper.frame(to), image_size=common.image_size, scenes=scenes)
+    looking = Looking(frame=paper.frame(to, pictures), image_size=common.image_size, scenes=scenes)
     content: Content = view.show(models, pictures, asked, looking)
     print(f"written to {draw(content, to, paper)}")
     return 0

@@ -43,6 +43,8 @@ class Scale:
     low: float
     high: float
     unit: str = ""
+    opacity: float = 1.0
+    """Of the colours over the pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)

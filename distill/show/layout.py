@@ -9,6 +9,9 @@ from distill.show.letters import LARGE, NORMAL, SMALL, Letters
 PRINTED = 2**0.5
 """Width over height of a printed page that lies on its side."""
 
+LEAST, MOST = 1.5, 3.2
+"""Inches: heights of pictures between which the sheet chooses."""
+
 Colour = tuple[float, float, float]
 
 
@@ -103,6 +106,19 @@ def spans(widths: Sequence[int], *, room: int, gap: int) -> list[tuple[int, int]
             start, used = place, 0
         used += width + gap
     return [*found, (start, len(widths))]
+
+
+def fitting_height(aspects: Sequence[float], measures: Measures) -> int:
+    """Height of pictures that fill the room in as few lines as keep them large enough to be seen."""
+    least, most = measures.inches(LEAST), measures.inches(MOST)
+    for lines in range(1, len(aspects) + 1):
+        height = min(most, measures.room / (sum(aspects) / lines))
+        while height >= least:
+            widths = [max(1, round(min(height * aspect, measures.room))) for aspect in aspects]
+            if len(spans(widths, room=measures.room, gap=measures.gap)) <= lines:
+                return round(height)
+            height *= 0.98
+    return least
 
 
 def pages_of(blocks: Sequence[Block], *, distance: int, room: int | None) -> list[list[Block]]:

@@ -5,16 +5,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from distill.show.colours import SCALE
-from distill.show.content import Content, Frame, Panel, Scale
-from distill.show.layout import PRINTED, Block, Line, Measures, blocks_of, heading_height, keys_of, pages_of
+from distill.show.colours import scaled, swatch
+from distill.show.content import Content, Frame, Scale
+from distill.show.layout import (
+    PRINTED,
+    Block,
+    Line,
+    Measures,
+    blocks_of,
+    fitting_height,
+    heading_height,
+    keys_of,
+    pages_of,
+)
 from distill.show.letters import LARGE, NORMAL, SMALL, Letters
+from distill.show.pictures import Picture
 from distill.train.journal import whole
 
 MOST_PIXELS = 200_000_000
@@ -30,15 +40,15 @@ class Paper:
 
     width: float = 16.0
     """Inches."""
-    height: float = 2.0
-    """Of every picture, inches; of one that is wider than the sheet allows, less."""
+    height: float | None = None
+    """Of every picture, inches, and less of one that is wider than the sheet; when not set, so that lines are full."""
     dpi: int | None = None
     """Pixels in an inch; 100 for PNG and 200 for PDF when not set."""
 
     def __post_init__(self) -> None:
         if not 4 <= self.width <= 100:
             raise ValueError(f"width={self.width:g}: expected 4 to 100 inches")
-        if not 0.25 <= self.height <= 100:
+        if self.height is not None and not 0.25 <= self.height <= 100:
             raise ValueError(f"height={self.height:g}: expected 0.25 to 100 inches")
         if self.dpi is not None and not 20 <= self.dpi <= 1200:
             raise ValueError(f"dpi={self.dpi}: expected 20 to 1200")
@@ -47,10 +57,13 @@ class Paper:
         dpi = self.dpi or (200 if file.suffix.lower() == ".pdf" else 100)
         return Measures(width=round(self.width * dpi), dpi=dpi)
 
-    def frame(self, file: Path) -> Frame:
+    def frame(self, file: Path, pictures: Sequence[Picture]) -> Frame:
         """The place of every picture, for whoever makes the content."""
         measures = self.measures(file)
-        return Frame(height=measures.inches(self.height), widest=measures.room)
+        if self.height is not None:
+            return Frame(height=measures.inches(self.height), widest=measures.room)
+        aspects = [picture.pixels.shape[-1] / picture.pixels.shape[-2] for picture in pictures]
+        return Frame(height=fitting_height(aspects, measures), widest=measures.room)
 
 
 def check_file(file: Path) -> None:
@@ -89,7 +102,9 @@ def draw(content: Content, file: Path, paper: Paper) -> Path:
 def _page(content: Content, blocks: Sequence[Block], measures: Measures, letters: Letters, *, distance: int) -> Figure:
     heading, note, top = heading_height(content, measures, letters)
     keys, legend = keys_of(content, measures, letters)
-    height = 2 * measures.margin + round(top + legend) + sum(block.height + distance for block in blocks)
+    # Between blocks, and before a legend.
+    distances = distance * (len(blocks) - 1 + bool(keys))
+    height = 2 * measures.margin + round(top + legend) + sum(block.height for block in blocks) + distances
     if height * measures.width > MOST_PIXELS or max(height, measures.width) > LONGEST_SIDE:
         raise ValueError(
             f"the sheet would have {measures.width}x{height} pixels; show fewer pictures (num_pictures), or smaller "
@@ -139,7 +154,7 @@ class _Page:
         x = measures.margin + measures.label
         for panel in line.row.panels[block.start : block.stop]:
             height, width = panel.rgb.shape[:2]
-            self._picture(panel, x, y + (line.height - height) // 2)
+            self._image(panel.rgb, x, y + (line.height - height) // 2)
             if panel.below:
                 said = letters.shortened(panel.below, SMALL, width=width)
                 self.text(
@@ -155,24 +170,21 @@ class _Page:
         self.figure.add_artist(Rectangle(place, *size, facecolor=colour, edgecolor="#666666", linewidth=0.6))
         self.text([name], x + 1.4 * side, y + 0.12 * self.letters.line(NORMAL), NORMAL)
 
-    def _picture(self, panel: Panel, x: int, y: int) -> None:
-        height, width = panel.rgb.shape[:2]
-        self._image(np.round(255 * panel.rgb).astype(np.uint8), x, y, width, height)
-
     def _scale(self, scale: Scale, y: float) -> None:
         width, height = self.measures.bar
-        ramp = np.round(255 * colormaps[SCALE](np.linspace(0, 1, width))[None, :, :3]).astype(np.uint8)
-        self._image(np.repeat(ramp, height, 0), self.measures.margin, round(y), width, height)
+        ramp = swatch(scaled(np.linspace(0, 1, width)[None], low=0, high=1), opacity=scale.opacity)
+        self._image(np.repeat(ramp, height, 0), self.measures.margin, round(y))
         ends = [f"{end:.2f} {scale.unit}".strip() for end in (scale.low, scale.high)]
         last = self.measures.margin + width - self.letters.width(ends[1], SMALL)
         for text, x in zip(ends, (self.measures.margin, last), strict=True):
             self.text([text], x, round(y) + height, SMALL, colour="#444444")
 
-    def _image(self, rgb: np.ndarray, x: int, y: int, width: int, height: int) -> None:
+    def _image(self, rgb: np.ndarray, x: int, y: int) -> None:
         """Pixel by pixel: one of the array is one of the page."""
+        height, width = rgb.shape[:2]
         place = (x / self.measures.width, 1 - (y + height) / self.height)
         ax = self.figure.add_axes((*place, width / self.measures.width, height / self.height), label=f"{x} {y}")
-        ax.imshow(rgb, interpolation="none", aspect="auto")
+        ax.imshow(np.round(255 * rgb).astype(np.uint8), interpolation="none", aspect="auto")
         ax.set_axis_off()
 
     def _words(self, text: str, x: float, baseline: float, points: float, *, bold: bool, colour: str) -> None:

@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Int
 
 from distill.eval.features import Kind
-from distill.show.colours import swatch
-from distill.show.content import Content, Panel, Row, pictures_row
+from distill.show.colours import laid_over, legend_of, painted
+from distill.show.content import Content, Panel, Row, framed, pictures_row
 from distill.show.models import Model, look
 from distill.show.palette import distinct_colours
 from distill.show.parts import find_parts, named_alike
 from distill.show.pictures import Picture
-from distill.show.views.segmentation import at_size, overlay
-from distill.show.views.view import Looking
+from distill.show.views.segmentation import at_size
+from distill.show.views.view import Looking, check_opacity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,7 @@ class PartsSettings:
     def __post_init__(self) -> None:
         if self.num < 1:
             raise ValueError(f"num={self.num}: expected at least 1 part")
-        if not 0 <= self.opacity <= 1:
-            raise ValueError(f"opacity={self.opacity:g}: expected 0 to 1")
+        check_opacity(self.opacity)
 
 
 def show(models: list[Model], pictures: list[Picture], settings: PartsSettings, looking: Looking) -> Content:
@@ -60,9 +59,7 @@ def show(models: list[Model], pictures: list[Picture], settings: PartsSettings, 
         heading=f"{settings.num} parts of the patches of all pictures",
         note=f"k-means of patch features. A part has one colour in all pictures{others}.",
         rows=(pictures_row(pictures, looking.frame), *rows),
-        legend=tuple(
-            (f"part {number + 1}", swatch(colour, opacity=settings.opacity)) for number, colour in colour_of.items()
-        ),
+        legend=legend_of([f"part {number + 1}" for number in range(settings.num)], colour_of, opacity=settings.opacity),
     )
 
 
@@ -89,8 +86,8 @@ def _row(
     settings: PartsSettings,
     looking: Looking,
 ) -> Row:
-    panels = [
-        Panel(rgb=overlay(picture, each, colour_of, opacity=settings.opacity, frame=looking.frame))
-        for picture, each in zip(pictures, maps, strict=True)
-    ]
+    panels = []
+    for picture, parts in zip(pictures, maps, strict=True):
+        seen = laid_over(framed(picture, looking.frame), painted(parts, colour_of), opacity=settings.opacity)
+        panels.append(Panel(rgb=seen))
     return Row(title=title, panels=tuple(panels))

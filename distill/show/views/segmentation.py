@@ -16,12 +16,12 @@ from torch.nn import functional
 from distill.eval.dense import LinearScores
 from distill.eval.features import Kind
 from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings, class_scores, predict
-from distill.show.colours import laid_over, painted, swatch, with_borders
+from distill.show.colours import laid_over, legend_of, painted, with_borders
 from distill.show.content import Content, Frame, Panel, Row, framed, pictures_row
 from distill.show.models import Model, check_size
 from distill.show.palette import class_colours, distinct_colours
 from distill.show.pictures import Picture, with_truth
-from distill.show.views.view import Looking, check_text
+from distill.show.views.view import Looking, check_opacity, check_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,7 @@ class SegmentationSettings:
             raise ValueError("classes: every name may stand there once")
         if not all(name.strip() for name in self.classes):
             raise ValueError("classes: a name is empty")
-        if not 0 <= self.opacity <= 1:
-            raise ValueError(f"opacity={self.opacity:g}: expected 0 to 1")
+        check_opacity(self.opacity)
 
 
 def show(models: list[Model], pictures: list[Picture], settings: SegmentationSettings, looking: Looking) -> Content:
@@ -61,7 +60,7 @@ def show(models: list[Model], pictures: list[Picture], settings: SegmentationSet
         heading="Zero-shot segmentation",
         note="Every pixel has the colour of the class name that its patch is most alike to.",
         rows=(pictures_row(pictures, frame), *rows),
-        legend=tuple((names[index], swatch(colour_of[index], opacity=settings.opacity)) for index in occurring),
+        legend=legend_of(names, colour_of, opacity=settings.opacity),
     )
 
 

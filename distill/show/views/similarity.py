@@ -13,12 +13,12 @@ from torch import Tensor
 
 from distill.eval.dense import upsample
 from distill.eval.features import Kind
-from distill.show.colours import scaled, with_ring
-from distill.show.content import Content, Panel, Row, Scale, pictures_row
+from distill.show.colours import laid_over, scaled, with_ring
+from distill.show.content import Content, Panel, Row, Scale, framed, pictures_row
 from distill.show.models import Model, look
 from distill.show.pictures import Picture
 from distill.show.similarity import cosines, patch_at
-from distill.show.views.view import Looking, check_text
+from distill.show.views.view import Looking, check_opacity, check_text
 
 ENDS = (1, 99)
 """Percentiles of a row's cosines between which its colours run."""
@@ -29,8 +29,11 @@ class HeatSettings:
     query: tuple[str, ...] = ()
     """A text, or a list of texts, each of which gets a row."""
     features: Kind = "value"
+    opacity: float = 0.75
+    """Of the colours over the grey picture, 0 to 1; at 1 they are alone."""
 
     def __post_init__(self) -> None:
+        check_opacity(self.opacity)
         if not self.query or not all(text.strip() for text in self.query):
             raise ValueError('heat needs a text to look for: query="a red circle"')
 
@@ -42,8 +45,11 @@ class PointSettings:
     of: Literal["each", "first"] = "each"
     """Whose patch at that point: each picture's own, or the first picture's in all of them."""
     features: Kind = "final"
+    opacity: float = 0.75
+    """Of the colours over the grey picture, 0 to 1; at 1 they are alone."""
 
     def __post_init__(self) -> None:
+        check_opacity(self.opacity)
         if not all(0 <= share <= 1 for share in self.point):
             raise ValueError(f"point={self.point[0]:g},{self.point[1]:g}: x and y are shares of the picture, 0 to 1")
 
@@ -57,7 +63,7 @@ def show_heat(models: list[Model], pictures: list[Picture], settings: HeatSettin
         texts_KD = model.encoder.encode_text(list(settings.query)).float().cpu()
         seen = [look(model, picture, image_size=looking.image_size, kind=settings.features) for picture in pictures]
         maps = [[cosines(each, text_D) for each in seen] for text_D in texts_KD]
-        scale = scale_of([each for of_text in maps for each in of_text])
+        scale = scale_of([each for of_text in maps for each in of_text], opacity=settings.opacity)
         for text, of_text in zip(settings.query, maps, strict=True):
             title = model.title if len(settings.query) == 1 else f"{model.title}: {text}"
             rows.append(_row(title, pictures, of_text, scale, looking))
@@ -75,7 +81,7 @@ def show_point(models: list[Model], pictures: list[Picture], settings: PointSett
         seen = [look(model, picture, image_size=looking.image_size, kind=settings.features) for picture in pictures]
         points = [patch_at(each if settings.of == "each" else seen[0], settings.point)[0] for each in seen]
         maps = [cosines(each, point_D) for each, point_D in zip(seen, points, strict=True)]
-        rows.append(_row(model.title, pictures, maps, scale_of(maps), looking))
+        rows.append(_row(model.title, pictures, maps, scale_of(maps, opacity=settings.opacity), looking))
     plain = pictures_row(pictures, looking.frame)
     marked = [
         Panel(rgb=with_ring(panel.rgb, settings.point, radius=looking.frame.height / 36), below=panel.below)
@@ -91,21 +97,23 @@ def show_point(models: list[Model], pictures: list[Picture], settings: PointSett
     )
 
 
-def scale_of(maps: list[Float[Tensor, "1 _ _"]]) -> Scale:
+def scale_of(maps: list[Float[Tensor, "1 _ _"]], *, opacity: float) -> Scale:
     """From nearly the least to nearly the greatest of all maps."""
     low, high = np.percentile(np.concatenate([each.numpy().ravel() for each in maps]), ENDS)
-    return Scale(low=float(low), high=float(high))
+    return Scale(low=float(low), high=float(high), opacity=opacity)
 
 
-def heat(cosines_1hw: Float[Tensor, "1 h w"], size: tuple[int, int], scale: Scale) -> Float[np.ndarray, "H W 3"]:
-    """A map of cosines as a picture, bilinear between patches."""
-    values = upsample(cosines_1hw[None], size)[0, 0].double().numpy()
-    return scaled(values, low=scale.low, high=scale.high)
+def heat(
+    shown: Float[np.ndarray, "H W 3"], cosines_1hw: Float[Tensor, "1 h w"], scale: Scale
+) -> Float[np.ndarray, "H W 3"]:
+    """A map of cosines over the picture, bilinear between patches."""
+    values = upsample(cosines_1hw[None], shown.shape[:2])[0, 0].double().numpy()
+    return laid_over(shown, scaled(values, low=scale.low, high=scale.high), opacity=scale.opacity)
 
 
 def _row(title: str, pictures: list[Picture], maps: list[Tensor], scale: Scale, looking: Looking) -> Row:
     panels = [
-        Panel(rgb=heat(each, looking.frame.size_of(picture), scale))
+        Panel(rgb=heat(framed(picture, looking.frame), each, scale))
         for picture, each in zip(pictures, maps, strict=True)
     ]
     return Row(title=title, panels=tuple(panels), scale=scale)

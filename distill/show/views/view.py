@@ -33,6 +33,12 @@ class View:
     about: str
 
 
+def check_opacity(opacity: float) -> None:
+    """Raise ValueError for what is no share."""
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity={opacity:g}: expected 0 to 1")
+
+
 def check_text(models: list[Model], *, what: str) -> None:
     """Raise ValueError for the first model without a text tower."""
     for model in models:
