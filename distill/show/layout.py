@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distill.show.content import Content, Row
-from distill.show.letters import LARGE, NORMAL, SMALL, Letters
+from distill.show.letters import LARGE, NORMAL, SMALL, Length, Letters
 
 PRINTED = 2**0.5
 """Width over height of a printed page that lies on its side."""
@@ -80,8 +80,8 @@ class Key:
 
     name: str
     colour: Colour
-    x: float
-    y: float
+    x: Length
+    y: Length
 
 
 def blocks_of(content: Content, measures: Measures, letters: Letters) -> list[Block]:
@@ -134,10 +134,10 @@ def pages_of(blocks: Sequence[Block], *, distance: int, room: int | None) -> lis
     return pages
 
 
-def keys_of(content: Content, measures: Measures, letters: Letters) -> tuple[list[Key], float]:
+def keys_of(content: Content, measures: Measures, letters: Letters) -> tuple[list[Key], Length]:
     """The legend in lines across the page, and its height."""
     swatch, pitch = measures.inches(0.2), 1.25 * letters.line(NORMAL)
-    left, right = float(measures.margin), measures.width - measures.margin
+    left, right = measures.margin, measures.width - measures.margin
     x, y, keys = left, 0.0, []
     for name, colour in content.legend:
         shown = letters.shortened(name, NORMAL, width=right - left - 2 * swatch)
@@ -169,7 +169,7 @@ def _line(row: Row, start: int, stop: int, measures: Measures, letters: Letters)
     )
 
 
-def _height(letters: Letters, text: str, points: float, width: float) -> float:
+def _height(letters: Letters, text: str, points: float, width: Length) -> float:
     return len(letters.wrapped(text, points, width=width)) * letters.line(points)
 
 

@@ -6,7 +6,7 @@ Legend: B pictures, N patches, (H, W) pixels.
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -53,10 +53,6 @@ class Asked:
     weights: str | None = None
     """Of a family: a file, or `random`."""
     title: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.side is not None and self.side not in get_args(Side):
-            raise ValueError(f"side={self.side}: expected one of {', '.join(get_args(Side))}")
 
 
 def load_model(asked: Asked) -> Model:

@@ -23,7 +23,7 @@ from distill.show.layout import (
     keys_of,
     pages_of,
 )
-from distill.show.letters import LARGE, NORMAL, SMALL, Letters
+from distill.show.letters import LARGE, NORMAL, SMALL, Length, Letters
 from distill.show.pictures import Picture
 from distill.train.journal import whole
 
@@ -111,7 +111,7 @@ def _page(content: Content, blocks: Sequence[Block], measures: Measures, letters
             "ones (height, dpi), or write a PDF, which has pages"
         )
     page = _Page(measures, letters, height)
-    y = float(measures.margin)
+    y = measures.margin
     for lines, points, bold in ((heading, LARGE, True), (note, NORMAL, False)):
         y = page.text(lines, measures.margin, y, points, bold=bold, colour="black" if bold else "#444444")
     y = measures.margin + round(top)
@@ -135,8 +135,15 @@ class _Page:
         FigureCanvasAgg(self.figure)
 
     def text(
-        self, lines: Sequence[str], x: float, y: float, points: float, *, bold: bool = False, colour: str = "black"
-    ) -> float:
+        self,
+        lines: Sequence[str],
+        x: int | float,
+        y: int | float,
+        points: float,
+        *,
+        bold: bool = False,
+        colour: str = "black",
+    ) -> Length:
         """Lines beneath each other, the first one's top at y. Returns where the next would begin."""
         for line in lines:
             y += self.letters.line(points)
@@ -162,7 +169,7 @@ class _Page:
                 )
             x += width + measures.gap
 
-    def key(self, name: str, colour: tuple[float, float, float], x: float, y: float) -> None:
+    def key(self, name: str, colour: tuple[float, float, float], x: Length, y: Length) -> None:
         side = self.measures.inches(0.2)
         middle = y + (1.25 * self.letters.line(NORMAL) - side) / 2
         place = (x / self.measures.width, 1 - (middle + side) / self.height)
@@ -170,9 +177,9 @@ class _Page:
         self.figure.add_artist(Rectangle(place, *size, facecolor=colour, edgecolor="#666666", linewidth=0.6))
         self.text([name], x + 1.4 * side, y + 0.12 * self.letters.line(NORMAL), NORMAL)
 
-    def _scale(self, scale: Scale, y: float) -> None:
+    def _scale(self, scale: Scale, y: Length) -> None:
         width, height = self.measures.bar
-        ramp = swatch(scaled(np.linspace(0, 1, width)[None], low=0, high=1), opacity=scale.opacity)
+        ramp = swatch(scaled(np.linspace(0, 1, width)[None], low=0.0, high=1.0), opacity=scale.opacity)
         self._image(np.repeat(ramp, height, 0), self.measures.margin, round(y))
         ends = [f"{end:.2f} {scale.unit}".strip() for end in (scale.low, scale.high)]
         last = self.measures.margin + width - self.letters.width(ends[1], SMALL)
@@ -187,7 +194,7 @@ class _Page:
         ax.imshow(np.round(255 * rgb).astype(np.uint8), interpolation="none", aspect="auto")
         ax.set_axis_off()
 
-    def _words(self, text: str, x: float, baseline: float, points: float, *, bold: bool, colour: str) -> None:
+    def _words(self, text: str, x: Length, baseline: Length, points: float, *, bold: bool, colour: str) -> None:
         self.figure.text(
             x / self.measures.width,
             1 - baseline / self.height,

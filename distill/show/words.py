@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from distill.config import tree
-from distill.show.models import Asked
+from distill.show.models import Asked, Side
 
 OF_MODELS = ("side", "weights", "title")
 """Said of the model that stands before."""
@@ -22,7 +22,7 @@ def split_words(words: Sequence[str]) -> tuple[list[Asked], dict[str, str]]:
     """Models with what is said of each, and the other settings as text.
 
     A word is a setting when it begins with a name and `=`; every other word is a model. Raises ValueError for what is
-    said of a model before any stands there.
+    said of a model before any stands there, and for a side that is none.
     """
     models: list[Asked] = []
     settings: dict[str, str] = {}
@@ -34,6 +34,8 @@ def split_words(words: Sequence[str]) -> tuple[list[Asked], dict[str, str]]:
             settings[key] = value
         elif not models:
             raise ValueError(f"{word} is said of the model before it, and none stands there")
+        elif key == "side" and value not in get_args(Side):
+            raise ValueError(f"{word}: expected one of {', '.join(get_args(Side))}")
         else:
             models[-1] = replace(models[-1], **{key: value})
     return models, settings
