@@ -60,6 +60,9 @@ examples:
   distill teachers inspect timm:deit_tiny_patch16_224 --weights model.safetensors
   distill teachers inspect timm:convnext_tiny --weights random"""
 
+MAPS = ("pca", "segmentation", "heat", "similarity", "parts", "depth", "normals")
+"""The names of `distill.show.views.VIEWS`, which is not imported for a usage message."""
+
 AGREEMENT = "agreement"
 EVAL = f"""\
 tasks: {", ".join(TASKS)}; {AGREEMENT}: how far the student sees what its teacher sees
@@ -82,6 +85,27 @@ examples:
   distill eval list                         data sets: what is measured on them, and which are there
   distill eval list ade20k                  its layout, and where it comes from
   DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k"""
+
+SHOW = """\
+pca             patch features in their principal colours          layers=all basis=own|turned|shared colours=lab|rgb
+segmentation    zero-shot, by class names                          classes=[cat, dog] templates=tcl mode=slide
+heat            how alike patches are to a text                    query="a red circle"
+similarity      how alike patches are to the one at a point        point=0.3,0.7 of=each|first
+parts           k-means parts of all pictures together             num=6
+depth, normals  read out by a probe                                geometry=FOLDER probe=ridge|linear|dpt
+
+examples:
+  distill show pca runs/ibot-seed0 runs/ibotpp-seed0 --to features.png
+  distill show pca runs/vanilla-seed0 runs/vanilla-seed0 side=untrained --images photos --to features.pdf
+  distill show pca timm:deit_tiny_patch16_224 weights=deit.safetensors image_size=672 --images photo.jpg --to fine.png
+  distill show segmentation runs/vanilla-seed0 side=teacher runs/vanilla-seed0 --to teacher_and_student.png
+  distill show segmentation open_clip:models/siglip2 'classes=[cat, dog, sofa]' --images photos --to sheet.pdf
+  distill show heat runs/ibotpp-seed0 'query=[a red circle, dots]' num_pictures=12 --to heat.png
+  distill show depth runs/ibotpp-seed0 geometry=nyuv2 --images rooms --to depth.png
+
+side=student|teacher|untrained, weights=FILE and title=TEXT are said of the model before them. Without --images the
+pictures are held-out scenes of the first run's world. A larger image_size gives finer maps; width, height (inches) and
+dpi make the sheet."""
 
 CACHE = """\
 examples:
@@ -187,6 +211,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_publish(commands)
 
+    _add_show(commands)
+
     command = _command(commands, "recipes", "list the recipes, or show one with every setting", RECIPES)
     actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
     _command(actions, "list", "names and descriptions", run=show_names)
@@ -256,6 +282,16 @@ def _add_teachers(commands: argparse._SubParsersAction) -> None:
     action = _command(actions, "inspect", "load an encoder and look at its features", run=inspection("inspect"))
     action.add_argument("model", metavar="FAMILY:NAME", help="as in teacher.model")
     action.add_argument("--weights", metavar="FILE", help="as in teacher.weights: a file, or random")
+
+
+def _add_show(commands: argparse._SubParsersAction) -> None:
+    summary = "draw what encoders make of pictures on a contact sheet"
+    command = _command(commands, "show", summary, SHOW, run=show)
+    command.add_argument("what", metavar="WHAT", choices=MAPS, help=f"{', '.join(MAPS)}, see below")
+    about = "RUN, CHECKPOINT or FAMILY:NAME, any number of them, and settings of the kind of map"
+    command.add_argument("words", metavar="MODEL|key=value", nargs="*", help=about)
+    command.add_argument("--images", type=Path, metavar="PLACE", help="a picture, or a folder of pictures")
+    command.add_argument("--to", type=Path, required=True, metavar="FILE", help="the sheet: .png, or .pdf with pages")
 
 
 def _add_cache(commands: argparse._SubParsersAction, settings: str) -> None:
@@ -373,6 +409,12 @@ def publish(options: argparse.Namespace) -> int:
     from distill.publish.command import run
 
     return run(options)
+
+
+def show(options: argparse.Namespace) -> int:
+    from distill.show.command import show as carry_out
+
+    return carry_out(options.what, options.words, images=options.images, to=options.to)
 
 
 def evaluate(options: argparse.Namespace) -> int:
