@@ -76,7 +76,8 @@ examples:
   distill eval timm:vit_base_patch16_dinov3 knn weights=dinov3.safetensors evaluate.classes=imagenet
   distill eval list                         data sets: what is measured on them, and which are there
   distill eval list ade20k                  its layout, and where it comes from
-  DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k"""
+  DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k
+  distill eval runs/ibotpp-seed0 zero_shot_segmentation segmentation=ade20k root=/data      # or data.root=/data"""
 
 CACHE = """\
 examples:

@@ -20,6 +20,7 @@ from distill import cli
 from distill.config import load_recipe
 from distill.contracts import SegmentationSet
 from distill.eval import evaluation_data
+from distill.eval.command import evaluation_words
 from distill.eval.layouts import (
     DATA_SETS,
     open_captions,
@@ -400,6 +401,29 @@ def test_the_root_is_the_argument_or_else_the_environment_s(tmp_path: Path, monk
     assert len(open_segmentation("camvid")) == 1
     with pytest.raises(ValueError, match="is not a folder"):
         open_segmentation("camvid", root=tmp_path / "elsewhere")
+
+
+def test_a_recipe_s_root_is_looked_in_by_every_kind_of_task_before_the_environment_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "nowhere"))
+    for name in ("camvid", "imagenet", "docci", "sugarcrepe", "nyuv2"):
+        BUILD[name](tmp_path)
+    named = {"segmentation": "camvid", "classes": "imagenet", "pairs": "sugarcrepe", "geometry": "nyuv2"}
+    tasks = "linear_segmentation, knn, compositional_pairs, depth, normals"
+    data = evaluation_data(recipe(tasks, root=str(tmp_path), **named), None)
+    assert len(data.segmentation) == len(data.depth) == len(data.normals) == 1 and len(data.pairs.pairs) == 7
+    assert len(data.classes_train) == 3
+    assert len(evaluation_data(recipe("retrieval", root=str(tmp_path), segmentation="docci"), None).captions[0]) == 1
+    with pytest.raises(ValueError, match=r"nowhere is not a folder; evaluate\.root or DISTILL_DATA"):
+        evaluation_data(recipe("knn", classes="imagenet"), None)
+
+
+@pytest.mark.parametrize("word", ["root=/data", "evaluate.root=/data", "data.root=/data"])
+def test_the_command_line_takes_the_root_as_a_setting_of_the_evaluation_or_of_the_data(word: str):
+    assert evaluation_words([word]) == ["evaluate.root=/data"]
+    with pytest.raises(ValueError, match=r"'data\.size=1' is no setting of an evaluation; they are .*root"):
+        evaluation_words(["data.size=1"])
 
 
 def recipe(tasks: str, **settings: str):

@@ -232,6 +232,7 @@ ORCHESTRATION = {
     "evaluate.every": "2",
     "evaluate.baselines": "true",
     "evaluate.num_images": "12",
+    "evaluate.root": "@masks",
     "evaluate.segmentation": "@masks/second",
     "evaluate.classes": "@classes/second",
     "evaluate.pairs": "@pairs/second",

@@ -68,6 +68,8 @@ class Evaluate:
     """Also measure, before the first step, the untrained student and a frozen teacher with the same tasks."""
     num_images: int = 512
     """Budget during training."""
+    root: str | None = None
+    """Folder with the data sets that are asked for by name; what DISTILL_DATA says when not set."""
     segmentation: str | None = None
     """Held-out pictures with masks: a folder in the layout of shared/data/coco_panoptic, or a name of `distill eval
     list`, such as ade20k; for retrieval the pictures with captions, such as flickr30k. Scenes when not set."""

@@ -81,7 +81,7 @@ def _masks(
     place = recipe.evaluate.segmentation
     if place is not None:
         with _asked_by("segmentation", place):
-            return open_segmentation(place, split, limit=num_images)
+            return open_segmentation(place, split, root=recipe.evaluate.root, limit=num_images)
     return SceneMasks(_needed(world, "segmentation"), "train" if split == "train" else "heldout", drawn)
 
 
@@ -92,7 +92,9 @@ def _captions(
     place = recipe.evaluate.segmentation
     if place is not None:
         with _asked_by("segmentation", place):
-            pictures = open_captions(place, image_size=recipe.data.image_size, limit=num_images)
+            pictures = open_captions(
+                place, image_size=recipe.data.image_size, root=recipe.evaluate.root, limit=num_images
+            )
         return pictures, pictures
     world = _needed(world, "segmentation")
     return SceneCaptions(world, CAPTIONS[0], drawn), SceneCaptions(world, CAPTIONS[1], drawn)
@@ -104,7 +106,9 @@ def _classes(
     place = recipe.evaluate.classes
     if place is not None:
         with _asked_by("classes", place):
-            return open_classes(place, role, image_size=recipe.data.image_size, limit=num_images)
+            return open_classes(
+                place, role, image_size=recipe.data.image_size, root=recipe.evaluate.root, limit=num_images
+            )
     return SceneClasses(_needed(world, "classes"), "train" if role == "train" else "heldout", drawn)
 
 
@@ -115,7 +119,7 @@ def _pairs(recipe: Recipe, world: SceneWorld | None, num_images: int | None, dra
     with _asked_by("pairs", place):
         if Path(place).is_dir():
             return FolderPairs(place, image_size=image_size, limit=num_images)
-        return open_pairs(place, image_size=image_size, limit=num_images)
+        return open_pairs(place, image_size=image_size, root=recipe.evaluate.root, limit=num_images)
 
 
 def _instances(
@@ -140,7 +144,7 @@ def _geometry(
         if Path(place).is_dir():
             return FolderGeometry(Path(place), role, what, limit=num_images)
         opened = open_depth if what == "depth" else open_normals
-        return opened(place, role, limit=num_images)
+        return opened(place, role, root=recipe.evaluate.root, limit=num_images)
 
 
 @contextmanager

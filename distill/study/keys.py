@@ -34,6 +34,7 @@ SINCE: dict[str, Any] = {
     "objective.features.adapter_hidden": None,
     "objective.features.student_layers": (),
     "objective.clusters.momentum": 0.99,
+    "evaluate.root": None,
     "evaluate.pairs": None,
     "evaluate.instances": None,
     "evaluate.classifier": "lbfgs",
