@@ -10,6 +10,7 @@ from distill.contracts import DepthSet, NormalsSet, SegmentationSet
 from distill.data.scenes import SceneWorld
 from distill.eval.layouts import open_captions, open_classes, open_depth, open_normals, open_pairs, open_segmentation
 from distill.eval.layouts.dataset import Role
+from distill.eval.layouts.tables import TableCaptions, TableClasses, TableSegmentation, is_table
 from distill.eval.pictures.datasets import SceneCaptions, SceneClasses, SceneMasks
 from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry, What
 from distill.eval.pictures.instances import folder_instances, scene_instances
@@ -81,6 +82,8 @@ def _masks(
     place = recipe.evaluate.segmentation
     if place is not None:
         with _asked_by("segmentation", place):
+            if is_table(place):
+                return TableSegmentation(place, split, recipe.evaluate, limit=num_images)
             return open_segmentation(place, split, root=recipe.evaluate.root, limit=num_images)
     return SceneMasks(_needed(world, "segmentation"), "train" if split == "train" else "heldout", drawn)
 
@@ -89,12 +92,13 @@ def _captions(
     recipe: Recipe, world: SceneWorld | None, num_images: int | None, drawn: int
 ) -> tuple[CaptionedPictures, CaptionedPictures]:
     """A folder has one kind of captions: both CLS tokens are asked for the same."""
-    place = recipe.evaluate.segmentation
+    place, image_size = recipe.evaluate.segmentation, recipe.data.image_size
     if place is not None:
         with _asked_by("segmentation", place):
-            pictures = open_captions(
-                place, image_size=recipe.data.image_size, root=recipe.evaluate.root, limit=num_images
-            )
+            if is_table(place):
+                pictures = TableCaptions(place, "val", recipe.evaluate, image_size=image_size, limit=num_images)
+            else:
+                pictures = open_captions(place, image_size=image_size, root=recipe.evaluate.root, limit=num_images)
         return pictures, pictures
     world = _needed(world, "segmentation")
     return SceneCaptions(world, CAPTIONS[0], drawn), SceneCaptions(world, CAPTIONS[1], drawn)
@@ -103,12 +107,12 @@ def _captions(
 def _classes(
     recipe: Recipe, world: SceneWorld | None, role: Role, num_images: int | None, drawn: int
 ) -> ClassifiedPictures:
-    place = recipe.evaluate.classes
+    place, image_size = recipe.evaluate.classes, recipe.data.image_size
     if place is not None:
         with _asked_by("classes", place):
-            return open_classes(
-                place, role, image_size=recipe.data.image_size, root=recipe.evaluate.root, limit=num_images
-            )
+            if is_table(place):
+                return TableClasses(place, role, recipe.evaluate, image_size=image_size, limit=num_images)
+            return open_classes(place, role, image_size=image_size, root=recipe.evaluate.root, limit=num_images)
     return SceneClasses(_needed(world, "classes"), "train" if role == "train" else "heldout", drawn)
 
 
