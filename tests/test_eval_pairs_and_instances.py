@@ -190,23 +190,43 @@ def test_the_nearest_picture_agrees_with_scikit_learn(chunk, monkeypatch):
     gallery_label, query_label = torch.arange(60) % 7, torch.arange(80) % 7
     search = NearestNeighbors(metric="cosine", algorithm="brute").fit(gallery)
     first = torch.from_numpy(search.kneighbors(query, 1, return_distance=False)[:, 0])
-    labels = {"query_label_Q": query_label, "gallery_label_G": gallery_label}
+    labels = {"query_label_QM": query_label[:, None], "gallery_label_G": gallery_label}
     found = nearest_is_own(query, gallery, **labels, itself=None)
     assert torch.equal(found, gallery_label[first] == query_label)
     second = torch.from_numpy(search.kneighbors(gallery[10:50], 2, return_distance=False)[:, 1])
-    labels["query_label_Q"] = gallery_label[10:50]
+    labels["query_label_QM"] = gallery_label[10:50, None]
     found = nearest_is_own(gallery[10:50], gallery, **labels, itself=10)
     assert torch.equal(found, gallery_label[second] == gallery_label[10:50])
 
 
 def test_ties_and_queries_without_a_counterpart_are_missed():
     same = torch.ones(2, 3)
-    labels = {"query_label_Q": torch.tensor([0, 5]), "gallery_label_G": torch.tensor([0, 1])}
+    labels = {"query_label_QM": torch.tensor([[0], [5]]), "gallery_label_G": torch.tensor([0, 1])}
     assert nearest_is_own(same, same, **labels, itself=None).tolist() == [False, False]
     one = torch.ones(1, 3)
-    label = torch.tensor([0])
-    assert nearest_is_own(one, one, query_label_Q=label, gallery_label_G=label, itself=None).tolist() == [True]
-    assert nearest_is_own(one, one, query_label_Q=label, gallery_label_G=label, itself=0).tolist() == [False]
+    labels = {"query_label_QM": torch.tensor([[0]]), "gallery_label_G": torch.tensor([0])}
+    assert nearest_is_own(one, one, **labels, itself=None).tolist() == [True]
+    assert nearest_is_own(one, one, **labels, itself=0).tolist() == [False]
+
+
+def test_a_query_that_shows_several_instances_is_answered_by_any_of_them():
+    gallery, query = random_units(60, 5), random_units(80, 5, seed=1)
+    gallery_label, query_label = torch.arange(60) % 7, torch.arange(80) % 7
+    several = torch.stack([query_label, (query_label + 3) % 7, torch.full_like(query_label, -1)], dim=1)
+    found = nearest_is_own(query, gallery, query_label_QM=several, gallery_label_G=gallery_label, itself=None)
+    nearest = gallery_label[(query @ gallery.T).argmax(1)]
+    assert torch.equal(found, (nearest == several[:, 0]) | (nearest == several[:, 1]))
+    encoder, names = all_knowing(["red", "blue", "green"]), ["x", "y", "z"]
+    subset = InstanceSubset(
+        name="pots",
+        index=colours([0, 1], [0, 1], names),
+        query=colours([1, 1, 0], [0, 2, 2], names),
+        also={0: (1,), 2: (1, 2)},
+    )
+    assert instance_retrieval.evaluate(encoder, [subset], InstanceSettings()).per_picture["r1"].tolist() == [1, 0, 0]
+    before = InstanceSubset(name="before", index=colours([2], [0], names), query=colours([2], [0], names))
+    merged = instance_retrieval.evaluate(encoder, [before, subset], InstanceSettings(index="merged"))
+    assert merged.per_picture["r1"].tolist() == [1, 1, 0, 0]
 
 
 def colours(classes: list[int], labels: list[int], names: list[str]) -> Instances:

@@ -243,6 +243,7 @@ ORCHESTRATION = {
     "evaluate.classes": "@classes/second",
     "evaluate.pairs": "@pairs/second",
     "evaluate.instances": "@instances/second",
+    "evaluate.index": "merged",
     "evaluate.classifier": "sgd",
     "evaluate.geometry": "@geometry/second",
     "evaluate.probe": "ridge",

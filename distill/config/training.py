@@ -99,7 +99,10 @@ class Evaluate:
     pairs: str | None = None
     """compositional_pairs: a folder of SugarCrepe's files, or the name sugarcrepe; scenes when not set."""
     instances: str | None = None
-    """instance_retrieval: a folder with index/ and query/, or of such folders; scenes when not set."""
+    """instance_retrieval: a folder with index/ and query/, or of such folders; or uned; scenes when not set."""
+    index: Literal["auto", "own", "merged"] = "auto"
+    """instance_retrieval: what a query of one sub-set looks among, the pictures of its own or of all. auto: merged for
+    uned, whose benchmark does so, and own for folders."""
     geometry: str | None = None
     """depth, normals: folder in the layout of shared/data/depth_samples, or a name of `distill eval list`, such as
     nyuv2; scenes when not set."""

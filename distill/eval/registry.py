@@ -127,7 +127,9 @@ def pairs(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskRe
 
 
 def instances(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
-    return instance_retrieval.evaluate(encoder, data.instances, InstanceSettings())
+    of_its_benchmark = "merged" if asked.instances == "uned" else "own"
+    settings = InstanceSettings(index=of_its_benchmark if asked.index == "auto" else asked.index)
+    return instance_retrieval.evaluate(encoder, data.instances, settings)
 
 
 def condition(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:

@@ -8,12 +8,20 @@ from pathlib import Path
 from distill.config import Granularity, Recipe
 from distill.contracts import DepthSet, NormalsSet, SegmentationSet
 from distill.data.scenes import SceneWorld
-from distill.eval.layouts import open_captions, open_classes, open_depth, open_normals, open_pairs, open_segmentation
+from distill.eval.layouts import (
+    open_captions,
+    open_classes,
+    open_depth,
+    open_instances,
+    open_normals,
+    open_pairs,
+    open_segmentation,
+)
 from distill.eval.layouts.dataset import Role
 from distill.eval.layouts.tables import TableCaptions, TableClasses, TableSegmentation, is_table
 from distill.eval.pictures.datasets import SceneCaptions, SceneClasses, SceneMasks
 from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry, What
-from distill.eval.pictures.instances import folder_instances, scene_instances
+from distill.eval.pictures.instances import scene_instances
 from distill.eval.pictures.pairs import FolderPairs, ScenePairs
 from distill.eval.tasks.compositional_pairs import ContrastedPictures
 from distill.eval.tasks.instance_retrieval import InstanceSubset
@@ -132,9 +140,9 @@ def _instances(
     place = recipe.evaluate.instances
     if place is None:
         return scene_instances(_needed(world, "instances"), drawn)
-    if not Path(place).is_dir():
-        raise ValueError(f"evaluate.instances={place} is not a folder")
-    return folder_instances(Path(place), image_size=recipe.data.image_size, limit=num_images)
+    with _asked_by("instances", place):
+        image_size, root = recipe.data.image_size, recipe.evaluate.root
+        return open_instances(place, image_size=image_size, root=root, limit=num_images)
 
 
 def _geometry(

@@ -43,6 +43,7 @@ SINCE: dict[str, Any] = {
     "evaluate.split": None,
     "evaluate.pairs": None,
     "evaluate.instances": None,
+    "evaluate.index": "auto",
     "evaluate.classifier": "lbfgs",
     "evaluate.geometry": None,
     "evaluate.probe": "ridge",

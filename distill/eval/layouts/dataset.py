@@ -11,7 +11,7 @@ VARIABLE = "DISTILL_DATA"
 SETTING = "evaluate.root"
 """The setting that names it for one recipe or one evaluation."""
 
-Kind = Literal["segmentation", "classes", "captions", "pairs", "geometry"]
+Kind = Literal["segmentation", "classes", "captions", "pairs", "instances", "geometry"]
 Role = Literal["train", "val"]
 """`val` is the split that papers report on, whatever the data set calls it."""
 
