@@ -22,7 +22,7 @@ from distill.eval.layouts.tables import TableCaptions, TableClasses, TableSegmen
 from distill.eval.pictures.datasets import SceneCaptions, SceneClasses, SceneMasks
 from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry, What
 from distill.eval.pictures.instances import scene_instances
-from distill.eval.pictures.pairs import FolderPairs, ScenePairs
+from distill.eval.pictures.pairs import ScenePairs
 from distill.eval.tasks.compositional_pairs import ContrastedPictures
 from distill.eval.tasks.instance_retrieval import InstanceSubset
 from distill.eval.tasks.knn import ClassifiedPictures
@@ -129,8 +129,6 @@ def _pairs(recipe: Recipe, world: SceneWorld | None, num_images: int | None, dra
     if place is None:
         return ScenePairs(_needed(world, "pairs"), drawn)
     with _asked_by("pairs", place):
-        if Path(place).is_dir():
-            return FolderPairs(place, image_size=image_size, limit=num_images)
         return open_pairs(place, image_size=image_size, root=recipe.evaluate.root, limit=num_images)
 
 
