@@ -5,6 +5,7 @@ Legend: H, W pixels, ids the values a data set's own files use.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from distill.eval.layouts.dataset import DataSet
 from distill.eval.pictures.datasets import IGNORE, spread
 from distill.eval.pictures.files import check_size, read_image, to_pixels
 
@@ -30,6 +32,10 @@ class MaskFiles:
     decode: Decode
     num_things: int | None = None
     """The first so many classes are things, the others stuff; None where the data set does not tell them apart."""
+
+
+mask_set = partial(DataSet, kind="segmentation", tasks=("zero_shot_segmentation", "linear_segmentation"))
+"""A data set whose `read` gives `MaskFiles`."""
 
 
 class PixelMaps:
@@ -56,6 +62,11 @@ def by_id(label_of_id: dict[int, int], *, ignored: Iterable[int]) -> Decode:
     """For masks whose pixels are ids. Any id that is neither known nor ignored raises ValueError."""
     table = id_table(label_of_id, ignored=ignored)
     return lambda file: labels_of(read_ids(file), table, file)
+
+
+def in_order(num_classes: int, *, first: int = 0, ignored: Iterable[int] = (IGNORE,)) -> Decode:
+    """For masks whose pixels count the classes from `first` on. As `by_id` otherwise."""
+    return by_id({label + first: label for label in range(num_classes)}, ignored=ignored)
 
 
 def by_colour(label_of_colour: dict[tuple[int, int, int], int], *, ignored: Iterable[tuple[int, int, int]]) -> Decode:
