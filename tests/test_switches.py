@@ -246,6 +246,7 @@ ORCHESTRATION = {
     "evaluate.index": "merged",
     "evaluate.classifier": "sgd",
     "evaluate.geometry": "@geometry/second",
+    "evaluate.depth_crop": "none",
     "evaluate.probe": "ridge",
     "evaluate.probe_steps": "3",
     "evaluate.templates": "tcl",

@@ -46,6 +46,7 @@ SINCE: dict[str, Any] = {
     "evaluate.index": "auto",
     "evaluate.classifier": "lbfgs",
     "evaluate.geometry": None,
+    "evaluate.depth_crop": "eigen",
     "evaluate.probe": "ridge",
     "evaluate.probe_steps": 1000,
 }
