@@ -106,6 +106,8 @@ class Evaluate:
     geometry: str | None = None
     """depth, normals: folder in the layout of shared/data/depth_samples, or a name of `distill eval list`, such as
     nyuv2; scenes when not set."""
+    depth_crop: Literal["eigen", "none"] = "eigen"
+    """depth: which pixels of nyuv2 count, those inside the Eigen crop (DINOv2's protocol) or all; nothing elsewhere."""
     classifier: Literal["sgd", "lbfgs"] = "lbfgs"
     """Linear classification: the exact minimum, which is quick; or DINOv2's 12,500 steps, the published protocol."""
     probe: Literal["ridge", "linear", "dpt"] = "ridge"
@@ -116,6 +118,8 @@ class Evaluate:
     templates: Literal["plain", "tcl", "imagenet80"] = "plain"
     features: Literal["value", "final"] = "value"
     mode: Literal["whole", "slide"] = "whole"
+    """Zero-shot and linear segmentation: pictures are seen whole or in windows of the training pictures' size. The
+    published protocol of probe=linear slides."""
     background: Literal["named", "threshold"] = "named"
     """Zero-shot segmentation of sets with a class called background: a name like any other, or `background_score`."""
     background_score: float = 0.0
