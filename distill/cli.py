@@ -70,10 +70,15 @@ examples:
   distill eval runs/ibotpp-seed0 zero_shot_classification classes=flowers templates=imagenet80
   distill eval runs/ibotpp-seed0 compositional_pairs pairs=sugar-crepe/data
   distill eval runs/ibotpp-seed0 health
+  distill eval runs/ibotpp-seed0 alignment hidden_ratio=0.5
   distill eval runs/vanilla-seed0 agreement
   distill eval runs/vanilla-seed0 agreement side=untrained
   distill eval open_clip:models/siglip2 zero_shot_segmentation evaluate.segmentation=ade20k
   distill eval timm:vit_base_patch16_dinov3 knn weights=dinov3.safetensors evaluate.classes=imagenet
+  distill eval tips:models/tipsv2-b14 depth probe=dpt decoder=tipsv2_b14_depth_dpt.npz geometry=nyuv2
+  distill eval runs/ibotpp-seed0 --suite scenes          all tasks on scenes, in one page
+  distill eval runs/ibot-seed0 runs/ibotpp-seed0 --suite scenes     side by side, paired by picture
+  distill eval runs/ibotpp-seed0 --suite tipsv2 --limit 100         what is there of the paper's data sets, a quick look
   distill eval list                         data sets: what is measured on them, and which are there
   distill eval list ade20k                  its layout, and where it comes from
   DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k
@@ -148,10 +153,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_cache(commands, settings)
 
     command = _command(commands, "eval", "measure an encoder", EVAL, run=evaluate)
-    about = "run folder, checkpoint folder, or an encoder as in teacher.model"
+    about = "run folder, checkpoint folder, or an encoder as in teacher.model; with --suite any number of them"
     command.add_argument("path", metavar="RUN|CHECKPOINT|FAMILY:NAME", help=about)
-    command.add_argument("task", metavar="TASK", choices=(*TASKS, AGREEMENT), help="what to measure, see below")
-    command.add_argument("words", metavar="key=value", nargs="*", help="settings of the evaluation")
+    about = "one task, see below, and settings of the evaluation as key=value"
+    command.add_argument("words", metavar="TASK|key=value", nargs="*", help=about)
+    command.add_argument("--suite", metavar="NAME", help="many tasks in one go: tipsv2, scenes, samples, or a page")
+    command.add_argument("--limit", type=_positive, metavar="N", help="a quick look at N pictures of each set")
+    command.add_argument("--to", type=Path, metavar="FOLDER", help="with several encoders: where the comparison goes")
 
     command = _command(commands, "recipes", "list the recipes, or show one with every setting", RECIPES)
     actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -281,15 +289,29 @@ def cache(name: str) -> Callable[[argparse.Namespace], int]:
 
 def evaluate(options: argparse.Namespace) -> int:
     path = Path(options.path)
+    bare = [word for word in options.words if "=" not in word]
+    settings = [word for word in options.words if "=" in word]
+    if options.suite is not None:
+        from distill.eval.suite.command import evaluate_suite
+
+        return evaluate_suite([options.path, *bare], options.suite, settings, limit=options.limit, to=options.to)
+    if options.to is not None:
+        raise ValueError("--to is where a comparison of several encoders goes, which --suite makes")
+    if len(bare) != 1 or bare[0] not in (*TASKS, AGREEMENT):
+        said = "no task is named" if not bare else f"{' '.join(bare)} is no task"
+        raise ValueError(f"{said}; name one of {', '.join((*TASKS, AGREEMENT))}, or a --suite")
+    task = bare[0]
+    if options.limit is not None:
+        settings.append(f"evaluate.num_images={options.limit}")
     if not path.exists() and ":" in options.path:
         from distill.eval.of_a_family import evaluate_family
 
-        return evaluate_family(options.path, options.task, options.words)
+        return evaluate_family(options.path, task, settings)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such run or checkpoint folder, and no FAMILY:NAME")
     from distill.eval.command import evaluate_checkpoint
 
-    return evaluate_checkpoint(path, options.task, options.words)
+    return evaluate_checkpoint(path, task, settings)
 
 
 def list_data_sets(options: argparse.Namespace) -> int:

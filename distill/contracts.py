@@ -75,10 +75,13 @@ class Statistics:
 
 
 class ImageEncoder(nn.Module):
-    """Contract of an image tower. `width` is D; `patch_size` is in pixels of its own input; `can_drop`: its pass can
-    leave hidden patches out."""
+    """Contract of an image tower. `width` is D; `patch_size` is in pixels of its own input; `can_hide`: it can be kept
+    from seeing patches; `can_drop`: its pass can leave them out; `gives_blocks`: `intermediate` has something to give.
+    """
 
+    can_hide: bool = False
     can_drop: bool = False
+    gives_blocks: bool = False
     width: int
     num_cls: int
     patch_size: int
@@ -116,12 +119,19 @@ class ImageEncoder(nn.Module):
         raise NotImplementedError
 
     def intermediate(self, pixels: Float[Tensor, "B 3 H W"], blocks: tuple[int, ...]) -> tuple[Tokens, ...]:
-        """Tokens as each of these blocks leaves them, counted from 1, behind the final norm.
+        """Tokens as each of these blocks leaves them, counted from 1, taken where those of the last block go: through
+        the final norm, and through pooling and projection where there are any.
 
         What DPT heads read (tipsv2.md section 7). Raises ValueError for a block that is not there, and from a tower
         that gives no earlier blocks, as here.
         """
         raise ValueError(f"{type(self).__name__} gives tokens of its last block only; probe it with a linear head")
+
+    def check_blocks(self, blocks: tuple[int, ...]) -> None:
+        """ValueError, naming them, for blocks that are not among those counted from 1."""
+        unknown = [number for number in blocks if not 1 <= number <= self.num_layers]
+        if unknown:
+            raise ValueError(f"layers {unknown} are asked for, but this tower has blocks 1 to {self.num_layers}")
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches for an input of this size in pixels."""

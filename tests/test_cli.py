@@ -40,7 +40,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(arguments: list[str], ca
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["trian"], ["train"], ["eval", ".", "nosuch"], ["recipes", "list", "--x"], ["study"], ["teachers", "inspect"]],
+    [[], ["trian"], ["train"], ["eval"], ["recipes", "list", "--x"], ["study"], ["teachers", "inspect"]],
 )
 def test_a_command_that_is_none_shows_the_usage(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:

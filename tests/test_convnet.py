@@ -203,6 +203,8 @@ def test_earlier_layers_and_dropped_patches_are_refused():
         tower(random_pixels(), layers=(2,))
     with pytest.raises(ValueError, match="needs every place of a picture and can drop none"):
         tower(random_pixels(), some_hidden(tower), drop=True)
+    with pytest.raises(ValueError, match="grids and widths of their own"):
+        tower.intermediate(random_pixels(), (1,))
 
 
 def test_files_that_do_not_fit_are_refused_by_name(tmp_path: Path):

@@ -166,6 +166,13 @@ def test_files_that_hold_no_such_decoder_are_refused(theirs, tmp_path):
     save_file(tensors, tmp_path / "depth.safetensors")
     with pytest.raises(ValueError, match="the normals decoder lacks"):
         load_decoder(tmp_path / "depth.safetensors", "normals")
+    load_decoder(tmp_path / "depth.safetensors", "depth", width=WIDTH)
+    with pytest.raises(ValueError, match="reads tokens that are 32 wide, and those of this encoder are 48 wide"):
+        load_decoder(tmp_path / "depth.safetensors", "depth", width=48)
+    four = {name: value for name, value in DPTHead(width=8, num_outputs=4, channels=8).state_dict().items()}
+    save_file(four, tmp_path / "four.safetensors")
+    with pytest.raises(ValueError, match="has 4 outputs, and a normal has three numbers"):
+        load_decoder(tmp_path / "four.safetensors", "normals")
     del tensors["depth_head.convs.1.weight"]
     save_file(tensors, tmp_path / "cut.safetensors")
     with pytest.raises(ValueError, match=r"missing convs\.1\.weight"):

@@ -1,8 +1,9 @@
 """The transformers family: our tokens are the models' own, and the same weights say the same in timm.
 
 Worst errors measured (fp32, CPU, one thread, tokens of about unit size): tokens and text embeddings against the model's
-own 0; value features against hand-written last layers 0; logits 1.5e-6; behind the image processor 3.4e-6; timm against
-transformers, patches and CLS: DINOv2 0, DINOv3 1.2e-6, SigLIP2 1.7e-6 (a norm weight off by 1% makes 2e-2).
+own 0; value features against hand-written last layers 0; earlier layers against its hidden states 0; logits 1.5e-6;
+behind the image processor 3.4e-6; timm against transformers, patches and CLS: DINOv2 0, DINOv3 1.2e-6, SigLIP2 1.7e-6
+(a norm weight off by 1% makes 2e-2).
 
 Legend: B images, T tokens, D width.
 """
@@ -188,6 +189,41 @@ def test_towers_keep_the_contract(released, model_type):
     with pytest.raises(ValueError, match=f"use multiples of {image.patch_size}"):
         image(pictures(image.patch_size + 1, image.patch_size))
     assert torch.equal(copy.deepcopy(image)(pixels).patches, image(pixels).patches)
+
+
+@pytest.mark.parametrize("model_type", [kind for kind in KINDS if kind != "dinov3_convnext"])
+@torch.no_grad()
+def test_earlier_layers_are_the_models_own_hidden_states_taken_the_way_of_the_last(released, model_type):
+    image, model = load(str(released[model_type]), None).image, theirs(released[model_type])
+    side = NATIVE.get(model_type, 24)
+    pixels = pictures(side, side + image.patch_size)
+    first, last, again = image.intermediate(pixels, (1, DEPTH, 1))
+    whole = image(pixels)
+    assert torch.equal(last.patches, whole.patches) and torch.equal(last.cls, whole.cls)
+    assert torch.equal(again.patches, first.patches) and first.grid == whole.grid
+    vision = model.vision_model if model_type in TWO_TOWERS else model
+    x = standardised(pixels)
+    inputs = cut(x, 8) if model_type.startswith("siglip2") else {"pixel_values": x}
+    resampled = {"interpolate_pos_encoding": True} if model_type.split("_")[0] in ("siglip", "clip") else {}
+    state = vision(**inputs, **resampled, output_hidden_states=True).hidden_states[1]
+    norms = {"dinov2": "layernorm", "dinov3": "norm"}
+    normed = vision.get_submodule(norms.get(model_type.split("_")[0], "post_layernorm"))(state)
+    cls = vision.head(normed) if model_type.startswith("siglip") else normed[:, 0]
+    patches = normed[:, -first.patches.shape[1] :]
+    if model_type == "clip":
+        cls, patches = model.visual_projection(cls), model.visual_projection(patches)
+    assert error(first.cls[:, 0], cls) < TOLERANCE and error(first.patches, patches) < TOLERANCE
+    assert error(first.patches, whole.patches) > 0.01
+    assert image.gives_blocks and not any(module._forward_hooks for module in image.modules())
+    with pytest.raises(ValueError, match="blocks 1 to 2"):
+        image.intermediate(pixels, (DEPTH + 1,))
+
+
+def test_a_convnet_says_why_it_has_no_earlier_layers_to_give(released):
+    image = load(str(released["dinov3_convnext"]), None).image
+    assert not image.gives_blocks
+    with pytest.raises(ValueError, match="grids and widths of their own"):
+        image.intermediate(pictures(64, 64), (1,))
 
 
 def test_what_is_behind_the_last_layer_counts_with_it(released):

@@ -1,7 +1,8 @@
 """The open_clip family: our tokens are open_clip's own, and every place gets what it would alone.
 
 Worst errors measured (fp32, CPU, one thread, embeddings of size 1 to 4): CLS, patches, values and text against
-open_clip's own 0, at the trained size and at another; the mean of the places against CLS 1.8e-7; logits 4.8e-7.
+open_clip's own 0, at the trained size and at another; earlier blocks against models that end there 0; the mean of the
+places against CLS 1.8e-7; logits 4.8e-7.
 
 Legend: B images, T tokens, N patches, D width, E width of the shared space.
 """
@@ -243,6 +244,34 @@ def test_values_are_a_last_block_in_which_every_token_sees_only_itself(released,
     blind(blocks_of(encoder.image.visual)[-1])
     assert error(tokens.patches, encoder.image(pixels).patches) < TOLERANCE
     assert error(tokens.patches, plain.patches) > 0.01
+
+
+@pytest.mark.parametrize("kind", TRANSFORMERS)
+@torch.no_grad()
+def test_earlier_blocks_are_a_model_of_the_library_that_ends_there(released, kind):
+    """open_clip's own model with its later blocks cut off."""
+    encoder, model = load(str(released[kind]), None), theirs(released[kind])
+    image, pixels = encoder.image, pictures(encoder.image_size, encoder.image_size)
+    first, last, again = image.intermediate(pixels, (1, 2, 1))
+    whole = image(pixels)
+    assert error(last.patches, whole.patches) < TOLERANCE and error(last.cls, whole.cls) < TOLERANCE
+    assert torch.equal(again.cls, first.cls) and first.grid == whole.grid
+    del blocks_of(model.visual)[1]
+    assert error(first.cls[:, 0], model.encode_image(standardised(pixels))) < TOLERANCE
+    assert error(first.cls, whole.cls) > 0.01
+    with pytest.raises(ValueError, match="blocks 1 to 2"):
+        image.intermediate(pixels, (3,))
+    del blocks_of(image.visual)[1]
+    assert error(first.patches, image(pixels).patches) < TOLERANCE
+    assert image.gives_blocks
+
+
+@pytest.mark.parametrize("kind", ["convnext", "mobileclip"])
+def test_feature_maps_have_no_earlier_blocks_to_give(released, kind):
+    image = load(str(released[kind]), None).image
+    assert not image.gives_blocks
+    with pytest.raises(ValueError, match="grids and widths of their own"):
+        image.intermediate(pictures(64, 64), (1,))
 
 
 @pytest.mark.parametrize("kind", ["convnext", "mobileclip"])

@@ -23,6 +23,7 @@ from distill.config import Evaluate, InvalidCombination, Recipe, Scenes
 from distill.contracts import ImageEncoder, Tokens
 from distill.data.scenes import SceneWorld
 from distill.encoders.dual import DualEncoder, build_dual
+from distill.eval import evaluation_data
 from distill.eval.command import evaluate_checkpoint
 from distill.eval.geometry import EIGEN_CROP, Crop, depth_result, depth_sums, normals_result, normals_sums
 from distill.eval.in_training import evaluate_in_training
@@ -375,6 +376,31 @@ def test_probe_and_steps_reach_the_tasks(task, tiny_encoder, monkeypatch):
     ]
     firsts = [next(iter(each.values())) for each in scores]
     assert len(set(firsts)) == len(asked)
+
+
+def test_a_recipe_names_a_released_decoder_which_is_scored_without_training_pictures(tiny_encoder, tmp_path):
+    torch.manual_seed(0)
+    together = {}
+    for what, outputs in (("depth", 4), ("normals", 3)):
+        head = DPTHead(width=32, num_outputs=outputs, channels=8, relu=what == "depth")
+        together |= {
+            f"{what}_head.{name}".replace(".head.", f".{what}_head."): v for name, v in head.state_dict().items()
+        }
+    save_file(together, tmp_path / "model.safetensors")
+    recipe = asking(tasks=("depth", "normals"), probe="dpt", decoder=str(tmp_path), num_images=6)
+    data = evaluation_data(recipe, 6)
+    assert data.depth_train is None and data.normals_train is None and len(data.depth) == 6
+    scores = evaluate_in_training(tiny_encoder, recipe)
+    settings = DepthSettings(head="dpt", decoder=str(tmp_path), short_side=32)
+    expected = depth.evaluate(tiny_encoder, None, data.depth, settings).values
+    assert {name: scores[f"depth/{name}"] for name in expected} == expected
+    assert scores["normals/rmse_degrees"] > 0
+
+
+@pytest.mark.parametrize("probe", ["ridge", "linear"])
+def test_a_decoder_beside_another_probe_means_nothing(probe):
+    with pytest.raises(InvalidCombination, match=r"set evaluate\.probe=dpt"):
+        Recipe(evaluate=Evaluate(tasks=("depth",), decoder="file.npz", probe=probe))
 
 
 def test_linear_segmentation_through_a_dpt_head_means_nothing():

@@ -21,11 +21,12 @@ from tiny_runs import own_accelerator
 
 from distill.config import recipe_from_file, recipe_text, save_recipe
 from distill.data.scenes.tiers import TIERS
+from distill.resampling import score
 from distill.study.cells import Study, load_study
 from distill.study.comparable import measured_otherwise
 from distill.study.findings import findings_of
 from distill.study.grid import read_page
-from distill.study.inference import estimate, judge, score
+from distill.study.inference import estimate, judge
 from distill.study.jobs import Job, jobs_of, report_folder
 from distill.study.measure import measuring_fingerprint
 from distill.study.promote import read_records
@@ -41,7 +42,7 @@ from distill.study.report.terminal import print_report
 from distill.study.report.words import notices, opening, said_of, tally, without_places
 from distill.study.results import Results, read_results
 from distill.study.run.work import work
-from distill.study.scored import picture_statistics
+from distill.study.scored import statistics_of
 from distill.train.journal import whole, write_atomically
 
 METRIC, RETRIEVAL = "zero_shot_segmentation/value/miou", "retrieval/image_to_text_r1"
@@ -275,7 +276,7 @@ def test_what_pictures_contribute_adds_up_to_the_scores(trained):
     study, made, _ = trained
     for run in read_results(study, made).runs.values():
         arrays = run.per_picture()
-        known = {name: found for name in run.scores if (found := picture_statistics(arrays, name)) is not None}
+        known = {name: found for name in run.scores if (found := statistics_of(arrays, name)) is not None}
         assert {*study.metrics, "retrieval/text_to_image_r5"} <= set(known)
         assert any(name.endswith("patch_accuracy") for name in known)
         for name, statistics in known.items():

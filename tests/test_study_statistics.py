@@ -13,13 +13,12 @@ import torch
 from scipy import stats
 
 from distill.eval.metrics import count_pixels, intersection_over_union
+from distill.resampling import PictureCounts, PictureValues, picture_weights, resampled_scores, score
 from distill.study.inference import (
     Contrast,
     Equal,
     Estimate,
     More,
-    PictureCounts,
-    PictureValues,
     bootstrap_over_seeds,
     contrast_by_seed,
     decide,
@@ -31,9 +30,6 @@ from distill.study.inference import (
     main_effect,
     opposite,
     picture_spread,
-    picture_weights,
-    resampled_scores,
-    score,
     seeds_needed,
 )
 

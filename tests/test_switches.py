@@ -230,6 +230,7 @@ ORCHESTRATION = {
     "name": "another",
     "evaluate.tasks": "[retrieval, linear_segmentation]",
     "evaluate.every": "2",
+    "evaluate.side": "teacher",
     "evaluate.baselines": "true",
     "evaluate.num_images": "12",
     "evaluate.root": "@masks",
@@ -249,11 +250,13 @@ ORCHESTRATION = {
     "evaluate.depth_crop": "none",
     "evaluate.probe": "ridge",
     "evaluate.probe_steps": "3",
+    "evaluate.decoder": "@decoder.safetensors",
     "evaluate.templates": "tcl",
     "evaluate.features": "final",
     "evaluate.mode": "slide",
     "evaluate.background": "named",
     "evaluate.background_score": "1.0",
+    "evaluate.hidden_ratio": "0.5",
     "run.folder": "@elsewhere",
     "run.name": "another",
     "run.checkpoint_every": "100",
@@ -267,9 +270,12 @@ ORCHESTRATION = {
 }
 """Settings that never change what is trained."""
 
+ALONG = {"evaluate.decoder": ("evaluate.probe=dpt",)}
+"""What such a setting cannot be flipped without."""
+
 EVALUATING = (
     "evaluate.tasks=[zero_shot_segmentation, knn, linear_classification, compositional_pairs, instance_retrieval, "
-    "depth]",
+    "depth, alignment]",
     "evaluate.every=3",
     "evaluate.num_images=8",
     "evaluate.segmentation=@masks/first",
@@ -360,7 +366,7 @@ def orchestrated(
 ) -> tuple[str, Path]:
     """A run with one setting of orchestration flipped: the setting, and the run's folder."""
     key, value = request.param, ORCHESTRATION[request.param]
-    words = [word.replace("@", f"{inputs}/") for word in (*EVALUATING, f"{key}={value}")]
+    words = [word.replace("@", f"{inputs}/") for word in (*EVALUATING, *ALONG.get(key, ()), f"{key}={value}")]
     recipe = tiny(tmp_path_factory.mktemp("orchestrated") / "run", *STEPS, *words)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Notebook)
@@ -420,8 +426,8 @@ TRACES: dict[str, Callable[[Path], Any]] = {
 }
 """Where a setting of orchestration leaves a trace in the run's folder; others of `evaluate` do in the scores."""
 
-TRACELESS = {"run.workers", "run.prefetch", "run.resume", "run.device"}
-"""Heard in the tests that follow."""
+TRACELESS = {"run.workers", "run.prefetch", "run.resume", "run.device", "evaluate.decoder"}
+"""Heard in the tests that follow; the decoder in test_geometry_tasks."""
 
 
 def test_a_setting_of_orchestration_leaves_its_trace(orchestrated: tuple[str, Path], evaluated: Path):

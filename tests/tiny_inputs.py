@@ -15,12 +15,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_data import TAR_COLUMNS, picture_bytes, rows, write_folder, write_tars
 
+from distill.eval.probes.dpt import DPTHead
+
 
 def write_inputs(folder: Path) -> None:
-    """timm/*.safetensors, words/*.model; masks, classes, pairs, instances, geometry; mixed, other, broken (parquet);
-    folder(.json)."""
+    """timm/*.safetensors, words/*.model; decoder.safetensors, of depth, for towers 48 wide; masks, classes, pairs,
+    instances, geometry; mixed, other, broken (parquet); folder(.json)."""
     write_timm(folder / "timm")
     write_tokenizers(folder / "words")
+    torch.manual_seed(0)
+    save_file(DPTHead(width=48, num_outputs=4, channels=8, relu=True).state_dict(), folder / "decoder.safetensors")
     write_datasets(folder)
     for name, shift in (("first", 0), ("second", 500)):
         write_masks(folder / "masks" / name, shift=shift)

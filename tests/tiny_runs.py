@@ -29,7 +29,7 @@ TINY = [
 ]
 """Two blocks of width 48 on 4 x 4 patches: some hundredths of a second a step."""
 
-MEASURED_TIME = ("images_per_second", "wait_share", "evaluate/evaluate_seconds")
+MEASURED_TIME = ("images_per_second", "wait_share", "evaluate/evaluate_seconds", "evaluate/evaluate_share")
 """What a journal says about the machine, not about the training."""
 
 _context = multiprocessing.get_context("forkserver")

@@ -12,8 +12,9 @@ from distill.config.text import Setting, page_settings
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 """The `recipes` package, beside `distill` in a checkout and in an installation."""
 
-Kind = Literal["recipe", "study", "launch"]
-"""Pages of a study and accelerate's launch settings lie in folders of that name; all others are recipes."""
+Kind = Literal["recipe", "study", "suite", "launch"]
+"""Pages of a study, of a suite of measurements and accelerate's launch settings lie in folders of that name; all others
+are recipes."""
 
 SUFFIXES = (".yaml", ".yml")
 

@@ -44,6 +44,7 @@ def _meaningless(recipe: Recipe) -> list[InvalidCombination]:
         *_rules_of_the_teacher(recipe),
         *_rules_of_fixed_views(recipe),
         *_rules_of_data_and_losses(recipe),
+        *_rules_of_evaluation(recipe),
         *rules_of_features(recipe.objective),
         *rules_of_clusters(recipe.objective, teacher=recipe.teacher, student=recipe.student),
         *rules_of_matching(recipe.teacher),
@@ -254,16 +255,6 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             "visible_weight is heard with objective.patch.normalise=ibot_plus_visible only",
         ),
         (
-            student.text.kind == "none" and bool(TASKS_WITH_TEXT & set(recipe.evaluate.tasks)),
-            ("student.text.kind", "evaluate.tasks"),
-            f"{', '.join(sorted(TASKS_WITH_TEXT))} need a text tower; measure linear_segmentation, knn or depth",
-        ),
-        (
-            recipe.evaluate.probe == "dpt" and "linear_segmentation" in recipe.evaluate.tasks,
-            ("evaluate.probe", "evaluate.tasks"),
-            "linear segmentation is read linearly: set evaluate.probe to ridge or linear",
-        ),
-        (
             recipe.data.source == "dataset" and not recipe.data.dataset.path,
             ("data.dataset.path",),
             "data.source=dataset needs data.dataset.path",
@@ -278,5 +269,45 @@ def _rules_of_data_and_losses(recipe: Recipe) -> list[Rule]:
             ("optim.accumulate", "student.image.extra"),
             "accumulation looks at every micro-batch twice, and dropout would show it differently each time; "
             "set optim.accumulate=1 or leave the dropout out",
+        ),
+    ]
+
+
+def _rules_of_evaluation(recipe: Recipe) -> list[Rule]:
+    asked, teacher, objective = recipe.evaluate, recipe.teacher, recipe.objective
+    of_teacher = asked.side == "teacher"
+    once = "evaluate.baselines=true measures it once, before the first step"
+    return [
+        (
+            of_teacher and teacher.kind in ("frozen", "ensemble"),
+            ("evaluate.side", "teacher.kind"),
+            f"evaluate.side=teacher: {_named(teacher)} never changes; {once}",
+        ),
+        (
+            of_teacher and teacher.kind == "partial" and teacher.trainable == ("head",),
+            ("evaluate.side", "teacher.trainable"),
+            f"evaluate.side=teacher: only the head of this teacher learns, and its encoder never changes; {once}",
+        ),
+        (
+            of_teacher
+            and teacher.kind == "momentum"
+            and (teacher.scope == "head" or (objective.cls.weight == 0 and not hears_patches(objective.patch))),
+            ("evaluate.side", "teacher.scope"),
+            "evaluate.side=teacher: this run averages no encoder; measure the student",
+        ),
+        (
+            recipe.student.text.kind == "none" and bool(TASKS_WITH_TEXT & set(asked.tasks)),
+            ("student.text.kind", "evaluate.tasks"),
+            f"{', '.join(sorted(TASKS_WITH_TEXT))} need a text tower; measure linear_segmentation, knn or depth",
+        ),
+        (
+            asked.probe == "dpt" and "linear_segmentation" in asked.tasks,
+            ("evaluate.probe", "evaluate.tasks"),
+            "linear segmentation is read linearly: set evaluate.probe to ridge or linear",
+        ),
+        (
+            asked.decoder is not None and asked.probe != "dpt",
+            ("evaluate.decoder", "evaluate.probe"),
+            "evaluate.decoder is a released DPT decoder: set evaluate.probe=dpt",
         ),
     ]

@@ -38,7 +38,9 @@ class Optim:
         check(self.accumulate >= 1, "accumulate", f"{self.accumulate} is not positive")
 
 
-TASKS_WITH_TEXT = frozenset({"zero_shot_segmentation", "retrieval", "zero_shot_classification", "compositional_pairs"})
+TASKS_WITH_TEXT = frozenset(
+    {"zero_shot_segmentation", "retrieval", "zero_shot_classification", "compositional_pairs", "alignment"}
+)
 """Tasks of `Evaluate` that need a text tower."""
 
 
@@ -72,11 +74,15 @@ class Evaluate:
             "depth",
             "normals",
             "health",
+            "alignment",
         ],
         ...,
     ] = ()
     every: int = 0
     """Steps between evaluations during training; 0 evaluates at the end only."""
+    side: Literal["student", "teacher"] = "student"
+    """Who is measured during training, and whose scores choose the best checkpoint. teacher: a momentum teacher's
+    average of the image tower beside the student's text tower, or a partial teacher."""
     baselines: bool = False
     """Also measure, before the first step, the untrained student and a frozen teacher with the same tasks."""
     num_images: int = 512
@@ -115,6 +121,9 @@ class Evaluate:
     trained DPT head."""
     probe_steps: int = 1000
     """linear, dpt: optimiser steps, each on 16 views. The protocols' are 38,400 for depth, 40,000 for segmentation."""
+    decoder: str | None = None
+    """depth, normals with probe=dpt: a released decoder of TIPSv2, an .npz, .zip or .safetensors file or a folder that
+    holds one, which is scored as it is instead of training a head. It reads encoders of one width."""
     templates: Literal["plain", "tcl", "imagenet80"] = "plain"
     features: Literal["value", "final"] = "value"
     mode: Literal["whole", "slide"] = "whole"
@@ -124,11 +133,14 @@ class Evaluate:
     """Zero-shot segmentation of sets with a class called background: a name like any other, or `background_score`."""
     background_score: float = 0.0
     """threshold: the cosine that the other classes have to exceed, -1 to 1."""
+    hidden_ratio: float = 0.75
+    """alignment: share of patches hidden in the pass that asks visible and hidden ones apart; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         check(self.every >= 0, "every", f"{self.every} is negative")
         check(self.num_images >= 1, "num_images", f"{self.num_images} is not positive")
         check(self.probe_steps >= 1, "probe_steps", f"{self.probe_steps} is not positive")
+        in_range(self, 0.0, 0.95, "hidden_ratio")
         check(-1 <= self.background_score <= 1, "background_score", f"{self.background_score} is no cosine: -1 to 1")
 
 

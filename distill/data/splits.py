@@ -21,6 +21,12 @@ SPLITS: dict[Literal["train", "val"], tuple[str, ...]] = {
     "val": ("validation", "val", "valid", "dev", "test"),
 }
 """What people call the split that is trained on and the one that is scored; the first that is there is taken."""
+
+
+class NotHere(ValueError):
+    """There is no such file or folder."""
+
+
 Read = Callable[[list[Path]], datasets.Dataset]
 
 
@@ -76,7 +82,7 @@ def _files(place: str) -> tuple[list[Path], Read]:
     found = [*folder.rglob("*")] if folder.is_dir() else [Path(name) for name in glob.glob(place, recursive=True)]
     files = sorted(file for file in found if file.is_file())
     if not files:
-        raise ValueError(
+        raise NotHere(
             f"there is no {place!r} here. Names on a hub are not read: download the data first and give its folder, a "
             "file or a glob"
         )

@@ -21,6 +21,13 @@ OWN_ARGUMENTS = {
 }
 """Arguments of timm models that do not belong in `extra`, and what to do instead."""
 
+NO_BLOCKS = (
+    "the stages of a convnet have grids and widths of their own, and the final norm fits the last one only: it has no "
+    "tokens of earlier blocks to give; probe it with a linear head"
+)
+"""Why `intermediate` of convnets refuses. Resampled to the last grid, stages would still have a width each, and DPT
+heads and cosines with text need one for all."""
+
 TRANSFORMER_SIZES = ("patch_size", "width", "depth", "num_heads")
 
 
@@ -32,6 +39,8 @@ class TimmConvNet(ImageEncoder):
     picture live in one space. Hidden patches are painted over in the pixels with a learnt colour. `state_dict()`
     keeps timm's own names under `model.`.
     """
+
+    can_hide = True
 
     def __init__(self, model: nn.Module, *, statistics: Statistics, image_size: int):
         """Leaves out of `model` what no token passes, such as a projection behind the pooling; `left_out` names it.
@@ -82,6 +91,10 @@ class TimmConvNet(ImageEncoder):
     def values(self, pixels: Float[Tensor, "B 3 H W"]) -> Tokens:
         """The same as `forward`: no attention mixes the last places, so there is nothing to leave out."""
         return self(pixels)
+
+    def intermediate(self, pixels: Float[Tensor, "B 3 H W"], blocks: tuple[int, ...]) -> tuple[Tokens, ...]:
+        """ValueError: what earlier stages say lives in no space that the last one's tokens share."""
+        raise ValueError(NO_BLOCKS)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of the last feature map; ValueError unless both sides are multiples of its stride."""

@@ -48,7 +48,7 @@ class TimmViT(ImageEncoder):
     `state_dict()` keeps timm's own names under `model.`.
     """
 
-    can_drop = True
+    can_hide = can_drop = gives_blocks = True
 
     def __init__(self, model: VisionTransformer | Eva, *, num_cls: int, statistics: Statistics, interpolation: str):
         """`interpolation`: how position embeddings are resampled, `bicubic` (timm) or `bilinear` (TIPSv2)."""
@@ -78,7 +78,7 @@ class TimmViT(ImageEncoder):
         stands in the places of the others. ValueError for a block that is not there, and when images to drop from
         do not all keep equally many patches.
         """
-        self._check_layers(layers)
+        self.check_blocks(layers)
         grid = self.grid(*pixels.shape[-2:])
         visible_BV = visible_patches(hidden) if drop and hidden is not None else None
         x_BTD = self._embed(pixels, hidden if visible_BV is None else None, grid)
@@ -109,7 +109,7 @@ class TimmViT(ImageEncoder):
 
         Raises ValueError for a block that is not there.
         """
-        self._check_layers(blocks)
+        self.check_blocks(blocks)
         grid = self.grid(*pixels.shape[-2:])
         x_BTD = self._embed(pixels, None, grid)
         found = {}
@@ -143,11 +143,6 @@ class TimmViT(ImageEncoder):
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Recompute blocks in the backward pass instead of storing their activations."""
         self.model.set_grad_checkpointing(enable)
-
-    def _check_layers(self, layers: tuple[int, ...]) -> None:
-        unknown = [number for number in layers if not 1 <= number <= self.num_layers]
-        if unknown:
-            raise ValueError(f"layers {unknown} are asked for, but this tower has blocks 1 to {self.num_layers}")
 
     def _embed(
         self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None, grid: tuple[int, int]

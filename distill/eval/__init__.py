@@ -16,6 +16,7 @@ from distill.eval.registry import (
     neighbours,
     orientation,
     pairs,
+    patches_and_names,
     zero_shot,
 )
 from distill.eval.sets import EvaluationData, evaluation_data
@@ -36,5 +37,6 @@ TASKS: dict[str, Task] = {
     "depth": distance,
     "normals": orientation,
     "health": condition,
+    "alignment": patches_and_names,
 }
 """Every task by the name that recipes and the command line use."""

@@ -18,17 +18,18 @@ from distill.encoders.dual import DualEncoder
 from distill.encoders.weights import load_strictly
 from distill.eval import TASKS, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
-from distill.eval.metrics import UNITS, is_error
+from distill.eval.metrics import shown_value
 from distill.eval.with_teacher import agreement
 from distill.train.checkpoint import Checkpoint, find
 from distill.train.journal import write_atomically
 from distill.trained import load_trained
 
 Side = Literal["student", "teacher", "untrained"]
+SIDE = ("side=", "evaluate.side=")
 AGREEMENT = "agreement"
 """The one measure that needs a run's teacher beside its student."""
 FORMAT = 1
-OF_TRAINING = ("tasks", "every", "baselines")
+OF_TRAINING = ("tasks", "every", "baselines", "side")
 """Settings of a recipe's `evaluate` section that say what a training measures and when."""
 
 
@@ -43,7 +44,9 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
         raise ValueError(f"there is no task {task!r}; the tasks are {', '.join((*TASKS, AGREEMENT))}")
     side, settings = split_overrides(overrides)
     found = find(Path(path))
-    recipe = load_recipe(str(found.folder / "recipe.yaml"), settings)
+    measured = [] if task == AGREEMENT else [task]
+    # What the run measured in training is not asked for here, nor are the rules about it.
+    recipe = load_recipe(str(found.folder / "recipe.yaml"), [f"evaluate.tasks={measured}", *settings])
     limited = any(setting.startswith("evaluate.num_images=") for setting in settings)
     num_images = recipe.evaluate.num_images if limited else None
     device = "cuda" if torch.cuda.is_available() and recipe.run.device == "auto" else "cpu"
@@ -52,7 +55,6 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
             raise ValueError("agreement is that of the student, or with side=untrained of its start, with the teacher")
         result = agreement(found, recipe, side=side, num_images=num_images, device=device)
     else:
-        recipe = replace(recipe, evaluate=replace(recipe.evaluate, tasks=(task,)))
         data = evaluation_data(recipe, num_images)
         encoder, _ = load_encoder(found.folder, side)
         result = run_task(encoder.to(device), task, data=data, recipe=recipe)
@@ -92,12 +94,18 @@ def load_encoder(path: str | Path, side: Side = "student") -> tuple[DualEncoder,
 
 def split_overrides(overrides: Sequence[str]) -> tuple[Side, list[str]]:
     """The side, and the other words with their full keys. Raises ValueError for words that evaluation ignores."""
-    sides = [word.partition("=")[2] for word in overrides if word.startswith("side=")]
+    side, others = split_side(overrides)
+    return side, evaluation_words(others, "side")
+
+
+def split_side(overrides: Sequence[str]) -> tuple[Side, list[str]]:
+    """The side, and the other words as they are. Raises ValueError for a side that there is not."""
+    sides = [word.partition("=")[2] for word in overrides if word.startswith(SIDE)]
     for side in sides:
         if side not in get_args(Side):
             raise ValueError(f"side={side}: expected one of {', '.join(get_args(Side))}")
-    others = [word for word in overrides if not word.startswith("side=")]
-    return (sides or ["student"])[-1], evaluation_words(others, "side")
+    others = [word for word in overrides if not word.startswith(SIDE)]
+    return (sides or ["student"])[-1], others
 
 
 def evaluation_words(overrides: Sequence[str], *others: str) -> list[str]:
@@ -131,7 +139,7 @@ def save_result(result: TaskResult, file: Path, *, task: str, who: dict[str, Any
         "per_class": _without_nan(result.per_class),
         "notes": list(result.notes),
         "settings": result.settings,
-        "evaluate": asdict(asked),
+        "evaluate": {name: value for name, value in asdict(asked).items() if name != "side"},
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(content, indent=1, allow_nan=False))
@@ -143,18 +151,12 @@ def table_of(result: TaskResult, *, title: str) -> Table:
     table = Table("measure", title=title, min_width=len(title))
     table.add_column("%", justify="right")
     for name, value in result.values.items():
-        table.add_row(name, "–" if math.isnan(value) else _shown(name, value))
+        table.add_row(name, shown_value(name, value))
     occurred = {name: value for name, value in result.per_class.items() if not math.isnan(value)}
     table.add_section()
     for name, value in sorted(occurred.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{100 * value:.2f}", style="dim")
     return table
-
-
-def _shown(name: str, value: float) -> str:
-    if is_error(name):
-        return f"{value:.3f} {next(unit for ending, unit in UNITS.items() if name.endswith(ending))}"
-    return f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"
 
 
 def _teacher_image(found: Checkpoint, recipe: Recipe) -> dict[str, Tensor]:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
 from distill.contracts import ImageEncoder, PixelSet, Tokens
+from distill.eval.progress import saw_pictures
 
 Kind = Literal["value", "final"]
 Precision = Literal["fp32", "bf16"]
@@ -36,16 +37,26 @@ def device_of(module: torch.nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def tokens(image: ImageEncoder, pixels: Float[Tensor, "B 3 H W"], *, kind: Kind, precision: Precision) -> Tokens:
+def tokens(
+    image: ImageEncoder,
+    pixels: Float[Tensor, "B 3 H W"],
+    *,
+    kind: Kind,
+    precision: Precision,
+    hidden: Bool[Tensor, "B N"] | None = None,
+) -> Tokens:
     """Tokens in float32, without history. Pictures are stretched to a multiple of the patch size first.
 
-    `value`: the last block attends only to itself. Raises ValueError for features that are not finite.
+    `value`: the last block attends only to itself; nothing is `hidden` then. Raises ValueError for features that are
+    not finite.
     """
     device = device_of(image)
     fitting = stretch(pixels.to(device), image.patch_size)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        found = image.values(fitting) if kind == "value" else image(fitting)
-    return _in_float32(found)
+        if kind == "value":
+            assert hidden is None, "value features are of whole pictures"
+            return _in_float32(image.values(fitting))
+        return _in_float32(image(fitting) if hidden is None else image(fitting, hidden.to(device)))
 
 
 def quarters(image: ImageEncoder) -> tuple[int, int, int, int]:
@@ -58,10 +69,17 @@ def quarter_tokens(
     image: ImageEncoder, pixels: Float[Tensor, "B 3 H W"], *, precision: Precision
 ) -> tuple[Tokens, Tokens, Tokens, Tokens]:
     """`tokens` after each quarter of the tower. Raises ValueError for towers that give their last block only."""
+    return block_tokens(image, pixels, quarters(image), precision=precision)
+
+
+def block_tokens(
+    image: ImageEncoder, pixels: Float[Tensor, "B 3 H W"], blocks: tuple[int, ...], *, precision: Precision
+) -> tuple[Tokens, ...]:
+    """`tokens` after each of these blocks, from 1 on. Raises ValueError for towers that give their last block only."""
     device = device_of(image)
     fitting = stretch(pixels.to(device), image.patch_size)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        found = image.intermediate(fitting, quarters(image))
+        found = image.intermediate(fitting, blocks)
     return tuple(_in_float32(each) for each in found)
 
 
@@ -117,11 +135,13 @@ def batches(
     """Every picture of the set once, pictures of equal size together; at most 4 batches are held back."""
     if isinstance(data, InBatches):
         for start in range(0, len(data), batch_size):
+            saw_pictures(min(batch_size, len(data) - start))
             yield data.batch(start, min(start + batch_size, len(data)))
         return
     waiting: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for index in range(len(data)):
         pixels, labels = data[index]
+        saw_pictures(1)
         waiting.setdefault(pixels.shape, []).append((pixels, labels))
         fullest = max(waiting, key=lambda size: len(waiting[size]))
         held = sum(len(group) for group in waiting.values())

@@ -4,6 +4,7 @@ Ties and absent classes have stated results, because collapsed encoders produce 
 Legend: N pictures of a set, B of a batch, K classes, (H, W) pixels, Q queries, G gallery items, D width.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,15 @@ def is_error(name: str) -> bool:
     return name.endswith(tuple(UNITS))
 
 
+def shown_value(name: str, value: float | int | None) -> str:
+    """For people: shares in percent without the sign, errors in their unit, a dash for a mean of nothing."""
+    if value is None or math.isnan(value):
+        return "–"
+    if is_error(name):
+        return f"{value:.3f} {next(unit for ending, unit in UNITS.items() if name.endswith(ending))}"
+    return f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
     """What one task found. Shares are in [0, 1], values that end in a unit are errors in it; NaN: a mean of nothing."""
@@ -46,8 +56,9 @@ class TaskResult:
     of them as `cls1_...`. knn and linear classification: `correct` [N], uint8, of the pictures that have a class;
     zero-shot classification: `top1` and `top5` [N], uint8. Compositional pairs: `right` and `pairs` [N, categories],
     int32. Instance retrieval: `r1` [N], uint8, of the queries, and `subset` [N], int32. Depth and normals: sums over
-    valid pixels, float64 [N], as `geometry` names them, and `valid` [N], how many. Health: cosines of the CLS token
-    with itself, float32. Empty where a task has nothing.
+    valid pixels, float64 [N], as `geometry` names them, and `valid` [N], how many. Alignment: patches, int32 [N], right
+    ones by the names of the values, and `labelled`, `labelled_visible`, `labelled_hidden`. Health: cosines of the CLS
+    token with itself, float32. Empty where a task has nothing.
     """
     settings: dict[str, Any]
     num_images: int

@@ -6,7 +6,8 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 from torch import Tensor
 
 from distill.encoders.dual import DualEncoder
-from distill.eval.features import check_finite, unit
+from distill.eval.features import unit
+from distill.eval.remembered import text_features
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "plain": ("a photo of a {}.",),
@@ -30,7 +31,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 def class_embeddings(encoder: DualEncoder, class_names: list[str], *, templates: str) -> Float[Tensor, "K D"]:
     """One unit vector per class: the normalised mean over templates of normalised embeddings."""
     sentences = [template.format(name) for name in class_names for template in TEMPLATES[templates]]
-    each = unit(check_finite(encoder.encode_text(sentences).float(), "text"))
+    each = text_features(encoder, sentences)
     return unit(each.unflatten(0, (len(class_names), len(TEMPLATES[templates]))).mean(1))
 
 

@@ -8,6 +8,7 @@ from distill.encoders.dual import DualEncoder
 from distill.eval.metrics import TaskResult
 from distill.eval.sets import EvaluationData
 from distill.eval.tasks import (
+    alignment,
     compositional_pairs,
     depth,
     health,
@@ -21,6 +22,7 @@ from distill.eval.tasks import (
     zero_shot_classification,
     zero_shot_segmentation,
 )
+from distill.eval.tasks.alignment import AlignmentSettings
 from distill.eval.tasks.compositional_pairs import PairSettings
 from distill.eval.tasks.depth import DepthSettings
 from distill.eval.tasks.health import HealthSettings
@@ -66,12 +68,18 @@ def _linear_windows(data: EvaluationData, asked: Evaluate) -> dict[str, Any]:
 
 def depth_settings(data: EvaluationData, asked: Evaluate) -> DepthSettings:
     training = replace(depth.DPT if asked.probe == "dpt" else depth.LINEAR, steps=asked.probe_steps)
-    return DepthSettings(head=asked.probe, training=training, crop=asked.depth_crop, short_side=data.image_size)
+    return DepthSettings(
+        head=asked.probe,
+        training=training,
+        decoder=asked.decoder,
+        crop=asked.depth_crop,
+        short_side=data.image_size,
+    )
 
 
 def normals_settings(data: EvaluationData, asked: Evaluate) -> NormalsSettings:
     training = replace(normals.TRAINING, steps=asked.probe_steps)
-    return NormalsSettings(head=asked.probe, training=training, short_side=data.image_size)
+    return NormalsSettings(head=asked.probe, training=training, decoder=asked.decoder, short_side=data.image_size)
 
 
 def retrieval_settings(num_cls: int) -> tuple[RetrievalSettings, ...]:
@@ -139,6 +147,11 @@ def instances(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> Ta
     of_its_benchmark = "merged" if asked.instances == "uned" else "own"
     settings = InstanceSettings(index=of_its_benchmark if asked.index == "auto" else asked.index)
     return instance_retrieval.evaluate(encoder, data.instances, settings)
+
+
+def patches_and_names(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
+    settings = AlignmentSettings(templates=asked.templates, hidden_ratio=asked.hidden_ratio, short_side=data.short_side)
+    return alignment.evaluate(encoder, data.segmentation, settings)
 
 
 def condition(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:

@@ -17,7 +17,7 @@ from distill.eval.layouts import (
     open_pairs,
     open_segmentation,
 )
-from distill.eval.layouts.dataset import Role
+from distill.eval.layouts.dataset import MissingData, Role
 from distill.eval.layouts.tables import TableCaptions, TableClasses, TableSegmentation, is_table
 from distill.eval.pictures.datasets import SceneCaptions, SceneClasses, SceneMasks
 from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry, What
@@ -64,7 +64,7 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
     sets: dict = {"image_size": image_size, "short_side": None if asked.segmentation is None else image_size}
     world = SceneWorld(recipe.data.scenes, image_size) if recipe.data.source == "scenes" else None
     drawn = asked.num_images if num_images is None else num_images
-    if {"zero_shot_segmentation", "linear_segmentation"} & set(asked.tasks):
+    if {"zero_shot_segmentation", "linear_segmentation", "alignment"} & set(asked.tasks):
         sets["segmentation"] = _masks(recipe, world, "val", num_images, drawn)
     if "linear_segmentation" in asked.tasks:
         sets["segmentation_train"] = _masks(recipe, world, "train", num_images, drawn)
@@ -79,8 +79,9 @@ def evaluation_data(recipe: Recipe, num_images: int | None) -> EvaluationData:
     if "instance_retrieval" in asked.tasks:
         sets["instances"] = _instances(recipe, world, num_images, drawn)
     for what in {"depth", "normals"} & set(asked.tasks):
-        for key, role in ((f"{what}_train", "train"), (what, "val")):
-            sets[key] = _geometry(recipe, world, what, role, num_images, drawn)
+        sets[what] = _geometry(recipe, world, what, "val", num_images, drawn)
+        if asked.decoder is None:  # a released one is not trained
+            sets[f"{what}_train"] = _geometry(recipe, world, what, "train", num_images, drawn)
     return EvaluationData(**sets)
 
 
@@ -162,6 +163,8 @@ def _asked_by(key: str, place: str) -> Iterator[None]:
     """A ValueError inside names the setting that asked for the data."""
     try:
         yield
+    except MissingData as error:
+        raise MissingData(f"evaluate.{key}={place}: {error}") from error
     except ValueError as error:
         raise ValueError(f"evaluate.{key}={place}: {error}") from error
 

@@ -16,21 +16,17 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar, get_args, get_origin
-
-import yaml
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from distill.config import RecipeError, page_path
 from distill.config.pages import shown
-from distill.config.tree import alternatives, nearest
+from distill.config.records import build, check_known, listed, mapping, named, read_yaml
 
 Settings = dict[str, Any]
 Levels = dict[str, str]
 """Factor to level."""
-
-Kind = TypeVar("Kind")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Of studies and cells: they become names of folders."""
@@ -138,20 +134,15 @@ class Page:
 def read_page(name: str) -> Page:
     """Read `recipes/study/NAME.yaml` or a path. Raises RecipeError with the page's name for what is wrong in it."""
     path = page_path(name, kind="study")
-    where = shown(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{where}: not valid YAML: {error}") from None
-    raw = _mapping(raw, where)
+    where, raw = shown(path), read_yaml(path)
     built = {
-        "scales": {name: _build(Scale, each, f"{where}: scale {name}") for name, each in _named(raw, "scales", where)},
-        "cells": tuple(_build(NamedCell, each, f"{where}: cells") for each in _listed(raw, "cells", where)),
-        "products": tuple(_build(Product, each, f"{where}: products") for each in _listed(raw, "products", where)),
-        "claims": tuple(_build(Claim, each, f"{where}: claims") for each in _listed(raw, "claims", where)),
-        "promote": _build(Promotion, raw["promote"], f"{where}: promote") if "promote" in raw else None,
+        "scales": {name: build(Scale, each, f"{where}: scale {name}") for name, each in named(raw, "scales", where)},
+        "cells": tuple(build(NamedCell, each, f"{where}: cells") for each in listed(raw, "cells", where)),
+        "products": tuple(build(Product, each, f"{where}: products") for each in listed(raw, "products", where)),
+        "claims": tuple(build(Claim, each, f"{where}: claims") for each in listed(raw, "claims", where)),
+        "promote": build(Promotion, raw["promote"], f"{where}: promote") if "promote" in raw else None,
     }
-    page = _build(Page, raw | built, where)
+    page = build(Page, raw | built, where)
     _check(page, where)
     return page
 
@@ -168,24 +159,24 @@ def _check(page: Page, where: str) -> None:
         if names.count(name) > 1:
             raise RecipeError(f"{where}: two cells are called {name!r}")
     for factor, levels in page.factors.items():
-        for level, settings in _mapping(levels, f"{where}: {factor}").items():
-            _mapping(settings, f"{where}: {factor}: {level}")
+        for level, settings in mapping(levels, f"{where}: {factor}").items():
+            mapping(settings, f"{where}: {factor}: {level}")
     for cell in page.cells:
         _check_levels(page, cell.levels, f"{where}: cell {cell.name}")
     for product in page.products:
-        _known(product.factors, page.factors, "factor", f"{where}: products")
+        check_known(product.factors, page.factors, "factor", f"{where}: products")
         for levels in (product.levels, *product.leave_out):
-            _check_levels(page, _mapping(levels, f"{where}: products"), f"{where}: products")
+            _check_levels(page, mapping(levels, f"{where}: products"), f"{where}: products")
         if product.fraction < 1:
             raise RecipeError(f"{where}: products: fraction is {product.fraction}, which is not positive")
     for claim in page.claims:
         _check_claim(page, claim, f"{where}: claim {claim.say!r}")
     for scale in page.scales.values():
-        _known((*scale.cells, *scale.quick_cells), names, "cell", f"{where}: scales")
+        check_known((*scale.cells, *scale.quick_cells), names, "cell", f"{where}: scales")
         if not scale.seeds or len(set(scale.seeds)) < len(scale.seeds) or not all(type(s) is int for s in scale.seeds):
             raise RecipeError(f"{where}: scales: seeds are different whole numbers, not {list(scale.seeds)}")
     if page.promote is not None:
-        _known((*page.promote.factors, *page.promote.left), page.factors, "factor", f"{where}: promote")
+        check_known((*page.promote.factors, *page.promote.left), page.factors, "factor", f"{where}: promote")
         _check_levels(page, page.promote.prefer, f"{where}: promote")
 
 
@@ -202,70 +193,5 @@ def _check_claim(page: Page, claim: Claim, where: str) -> None:
 
 def _check_levels(page: Page, levels: Mapping[str, Any], where: str) -> None:
     for factor, asked in levels.items():
-        _known((factor,), page.factors, "factor", where)
-        _known(asked if isinstance(asked, list) else (asked,), page.factors[factor], f"level of {factor}", where)
-
-
-def _known(names: Iterable[str], known: Iterable[str], what: str, where: str) -> None:
-    known = list(known)
-    for name in names:
-        if name not in known:
-            raise RecipeError(
-                f"{where}: there is no {what} {name!r}{nearest(str(name), map(str, known))}; there are "
-                f"{', '.join(map(str, known)) or 'none'}"
-            )
-
-
-def _build(kind: type[Kind], raw: Any, where: str) -> Kind:
-    """One of this module's classes from a mapping; lists become tuples where the class says so."""
-    raw = _mapping(raw, where)
-    known = {each.name: each for each in fields(kind)}
-    for key in raw:
-        if key not in known:
-            raise RecipeError(f"{where}: there is no {key!r}{nearest(str(key), known)}; it takes {', '.join(known)}")
-    missing = [
-        name
-        for name, each in known.items()
-        if each.default is MISSING and each.default_factory is MISSING and name not in raw
-    ]
-    if missing:
-        raise RecipeError(f"{where}: {', '.join(missing)} is missing in {raw.get('name', raw.get('say', 'it'))}")
-    values = {}
-    for key, value in raw.items():
-        value = tuple(value) if isinstance(value, list) else value
-        if not _fits(value, known[key].type):
-            raise RecipeError(f"{where}: {key} takes {_wanted(known[key].type)}, not {raw[key]!r}")
-        values[key] = value
-    return kind(**values)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, entries of lists included; what is inside mappings, `_check` looks at."""
-    for each in alternatives(kind):
-        plain = get_origin(each) or each
-        if isinstance(value, plain) and (plain is bool or not isinstance(value, bool)):
-            return plain is not tuple or all(_fits(entry, get_args(each)[0]) for entry in value)
-    return False
-
-
-def _wanted(kind: Any) -> str:
-    words = {tuple: "a list", dict: "`key: value` lines", str: "text", int: "a whole number", float: "a number"}
-    plain = [get_origin(each) or each for each in alternatives(kind)]
-    return words[float if float in plain else plain[0]]
-
-
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise RecipeError(f"{where}: expected `key: value` lines, not {value!r}")
-    return value
-
-
-def _named(raw: dict[str, Any], key: str, where: str) -> Iterable[tuple[str, Any]]:
-    return _mapping(raw.get(key, {}), f"{where}: {key}").items()
-
-
-def _listed(raw: dict[str, Any], key: str, where: str) -> list[Any]:
-    value = raw.get(key, [])
-    if not isinstance(value, list):
-        raise RecipeError(f"{where}: {key} is a list, not {value!r}")
-    return value
+        check_known((factor,), page.factors, "factor", where)
+        check_known(asked if isinstance(asked, list) else (asked,), page.factors[factor], f"level of {factor}", where)

@@ -49,6 +49,9 @@ SINCE: dict[str, Any] = {
     "evaluate.depth_crop": "eigen",
     "evaluate.probe": "ridge",
     "evaluate.probe_steps": 1000,
+    "evaluate.hidden_ratio": 0.75,
+    "evaluate.decoder": None,
+    "evaluate.side": "student",
 }
 """Settings newer than the first keys, `section.name`, with the value at which the training is what it was before."""
 

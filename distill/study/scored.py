@@ -14,30 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from distill.resampling import PictureStatistics, picture_statistics, picture_weights, resampled_scores
 from distill.study.comparable import pictures_of
 from distill.study.inference import (
     Estimate,
     Interval,
-    PictureCounts,
-    PictureStatistics,
-    PictureValues,
     Run,
     bootstrap_over_seeds,
     contrast_by_seed,
     estimate,
     picture_spread,
-    picture_weights,
-    resampled_scores,
 )
 from distill.study.results import Results
 
 NUM_RESAMPLES = 1000
-COUNTS = {
-    "miou": ("intersection", "union"),
-    "pixel_accuracy": ("correct", "labelled"),
-    "patch_accuracy": ("patches_right", "patches_labelled"),
-}
-"""Scores that are ratios of sums over pictures, and what `pictures.safetensors` calls the sums."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +101,10 @@ def scored_metrics(results: Results, metrics: Sequence[str], *, resample: Sequen
             continue
         arrays = run.per_picture()
         for metric in resample:
-            statistics = picture_statistics(arrays, metric)
+            statistics = statistics_of(arrays, metric)
             if statistics is None or place not in scores[metric]:
                 continue
-            count = len(statistics.value_N if isinstance(statistics, PictureValues) else statistics.union_NK)
+            count = len(statistics)
             if count not in weights_of:
                 generator = np.random.default_rng(0)
                 weights_of[count] = picture_weights(count, num_resamples=NUM_RESAMPLES, generator=generator)
@@ -134,17 +124,8 @@ def without_pictures(results: Results) -> tuple[Run, ...]:
     return tuple(place for place, run in results.runs.items() if not (run.folder / "pictures.safetensors").exists())
 
 
-def picture_statistics(arrays: Mapping[str, np.ndarray], metric: str) -> PictureStatistics | None:
-    """What every picture adds to a metric; None where the file does not say, as for parts of the classes."""
+def statistics_of(arrays: Mapping[str, np.ndarray], metric: str) -> PictureStatistics | None:
+    """What every picture adds to `TASK/NAME`, whose arrays are called `TASK/...` as well."""
     task, _, name = metric.rpartition("/")
-    if name in COUNTS:
-        keys = [f"{task}/{part}" for part in COUNTS[name]]
-        if not all(key in arrays for key in keys):
-            return None
-        return PictureCounts(*(arrays[key].reshape(len(arrays[key]), -1).astype(np.float64) for key in keys))
-    if metric not in arrays:
-        return None
-    direction = name.find("text_to_image")
-    captions = f"{task}/{name[:direction]}num_captions"
-    weighted = direction >= 0 and captions in arrays
-    return PictureValues(arrays[metric], arrays[captions].astype(np.float64) if weighted else None)
+    own = {key.removeprefix(f"{task}/"): array for key, array in arrays.items() if key.rpartition("/")[0] == task}
+    return picture_statistics(own, name)

@@ -18,6 +18,8 @@ class Clock:
         self._batch_size = batch_size
         self._started = time.perf_counter()
         self._paces: list[float] = []
+        self.evaluations: list[float] = []
+        """Seconds that each evaluation took."""
         self._reset(step)
 
     def read(self, step: int) -> dict[str, float]:
@@ -35,6 +37,10 @@ class Clock:
 
     def total_seconds(self) -> float:
         return time.perf_counter() - self._started
+
+    def evaluation_share(self) -> float:
+        """Of the time since the start, or since the run was resumed, that went into evaluations."""
+        return sum(self.evaluations) / self.total_seconds()
 
     def _reset(self, step: int) -> None:
         self._then, self._waited, self._step = time.perf_counter(), self._stream.wait_seconds, step

@@ -26,6 +26,7 @@ from distill.train import checkpoint, resume
 from distill.train.clock import Clock, peak_bytes
 from distill.train.guard import FiniteGuard, NonFiniteLoss, StopRequest, alone_in
 from distill.train.journal import Journal, last_evaluation, write_atomically
+from distill.train.measured import measured_in
 from distill.train.optim import build_optimizer, teacher_groups, trained_parameters
 from distill.train.step import Stepped, training_step
 
@@ -112,6 +113,7 @@ class Training:
     def __init__(self, recipe: Recipe, *, run: Path, accelerator: Accelerator):
         self.recipe, self.run, self.accelerator = recipe, run, accelerator
         self.parts = self._compose()
+        self.measured = measured_in(self.parts)
         self.optimizer = build_optimizer(self.parts.learner, recipe)
         for group in teacher_groups(self.parts.teacher, recipe):
             self.optimizer.add_param_group(group)
@@ -198,7 +200,7 @@ class Training:
                 self._log(stepped, clock)
             evaluated = bool(recipe.evaluate.tasks) and (last or self._is_due(recipe.evaluate.every))
             if evaluated:
-                self._evaluate(last)
+                self._evaluate(clock)
             # A measured step is kept: otherwise the best one would often have no checkpoint.
             if last or evaluated or self._is_due(recipe.run.checkpoint_every):
                 self._save()
@@ -237,16 +239,18 @@ class Training:
         self.journal.log(self.step, metrics)
         self.accelerator.log(metrics, step=self.step)
 
-    def _evaluate(self, last: bool) -> None:
-        """Measure the student on held-out pictures, on the main process."""
+    def _evaluate(self, clock: Clock) -> None:
+        """Measure the student, or its teacher, on held-out pictures, on the main process."""
         self.guard.check()
         if self.accelerator.is_main_process:
             started = time.perf_counter()
-            scores = evaluate_in_training(self.parts.learner.encoder, self.recipe)
-            scores["evaluate_seconds"] = time.perf_counter() - started
-            self.journal.log(self.step, {f"evaluate/{name}": value for name, value in scores.items()})
+            scores = evaluate_in_training(self.measured.encoder, self.measured.recipe)
+            clock.evaluations.append(time.perf_counter() - started)
             shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            self.journal.say(f"step {self.step}: {shown}")
+            cost = f"{clock.evaluations[-1]:.1f} s, evaluations took {clock.evaluation_share():.0%} of the time so far"
+            self.journal.say(f"step {self.step}, {self.recipe.evaluate.side}: {shown}  ({cost})")
+            scores |= {"evaluate_seconds": clock.evaluations[-1], "evaluate_share": clock.evaluation_share()}
+            self.journal.log(self.step, {f"evaluate/{name}": value for name, value in scores.items()})
             name, deciding = next(iter(scores.items()))
             deciding = -deciding if is_error(name) else deciding
             if self.best is None or deciding > self.best[0]:
@@ -257,12 +261,14 @@ class Training:
     def _evaluate_baselines(self) -> None:
         """What the numbers at the end are to be compared with: the student before, and the teacher it learns from."""
         if self.accelerator.is_main_process:
+            started = time.perf_counter()
             found = {"untrained": evaluate_in_training(self.parts.learner.encoder, self.recipe)}
             for name, recipe in by_teacher(self.recipe).items() if self.recipe.teacher.kind != "momentum" else ():
                 found[who(name)] = self._evaluate_teacher(name, recipe)
             for each, scores in found.items():
                 shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
                 self.journal.say(f"{each}: {shown}")
+            self.journal.say(f"measured in {time.perf_counter() - started:.1f} s, before the first step")
             write_atomically(self.run / "baselines.json", json.dumps(found, indent=1))
         self.accelerator.wait_for_everyone()
 
@@ -322,6 +328,12 @@ class Training:
             "seconds_per_step": clock.seconds_per_step(),
             "peak_bytes": peak_bytes(self.accelerator.device),
             "scores": self.scores,
+            "evaluations": {
+                "side": self.recipe.evaluate.side,
+                "count": len(clock.evaluations),
+                "seconds": sum(clock.evaluations),
+                "share": clock.evaluation_share(),
+            },
             "baselines": json.loads(baselines.read_text()) if baselines.exists() else {},
             "best": self.best,
             "parts": [row.as_dict() for row in self.parts.report],
@@ -330,4 +342,9 @@ class Training:
             "environment": environment() | {"precision": self.accelerator.mixed_precision},
         }
         write_atomically(self.run / "summary.json", json.dumps(summary, indent=1))
+        if clock.evaluations:
+            self.journal.say(
+                f"{len(clock.evaluations)} evaluation(s) of the {self.recipe.evaluate.side} took "
+                f"{sum(clock.evaluations):.1f} s, {clock.evaluation_share():.0%} of {clock.total_seconds():.1f} s"
+            )
         self.journal.say(f"finished: {self.run}")

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from distill.contracts import ImageEncoder, Statistics, TextEncoder, Tokens
+from distill.encoders.convnet import NO_BLOCKS
 from teachers.families.pretrained import sees_everything
 
 BEFORE_THE_LAYERS = ("embeddings", "pre_layrnorm")
@@ -35,6 +36,11 @@ class Layout:
     """Path of the attention inside a layer; None for convnets."""
     out_proj: str = "o_proj"
     """What the attention calls its last linear layer; the value's is `v_proj` everywhere."""
+    norm: str = ""
+    """Path of the norm behind the last layer, which every token passes; of models that have layers of one width."""
+    pooling: str = ""
+    """Path of the attention pooling that makes the CLS token of the normed patches; empty where there is a CLS token.
+    """
 
 
 class HfImage(ImageEncoder):
@@ -62,6 +68,7 @@ class HfImage(ImageEncoder):
         self.num_cls = 1
         self.patch_size = patch_size
         self.num_layers = len(model.get_submodule(layout.layers))
+        self.gives_blocks = layout.attention is not None
         self.keep_statistics(statistics)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> Tokens:
@@ -69,10 +76,7 @@ class HfImage(ImageEncoder):
         sees_everything(hidden)
         grid = self.grid(*pixels.shape[-2:])
         output = self.layout.run(self.model, self.standardise(pixels), grid)
-        cls, patches = self.layout.read(self.model, output, grid[0] * grid[1])
-        if self.projection is not None:
-            cls, patches = self.projection(cls), self.projection(patches)
-        return Tokens(cls=cls, patches=patches, grid=grid)
+        return self._projected(*self.layout.read(self.model, output, grid[0] * grid[1]), grid)
 
     def values(self, pixels: Float[Tensor, "B 3 H W"]) -> Tokens:
         """Value features: in the last layer every token attends to itself only; residual and MLP stay.
@@ -89,6 +93,25 @@ class HfImage(ImageEncoder):
         finally:
             hook.remove()
 
+    def intermediate(self, pixels: Float[Tensor, "B 3 H W"], blocks: tuple[int, ...]) -> tuple[Tokens, ...]:
+        """Tokens as each of these layers leaves them, from 1 to `num_layers`, behind the final norm, and the pooling
+        and the projection where there are any.
+
+        Raises ValueError for a layer that is not there, and for convnets.
+        """
+        if not self.gives_blocks:
+            raise ValueError(NO_BLOCKS)
+        self.check_blocks(blocks)
+        grid, found = self.grid(*pixels.shape[-2:]), {}
+        layers = self.model.get_submodule(self.layout.layers)
+        hooks = [layers[number - 1].register_forward_hook(_keeping(found, number)) for number in set(blocks)]
+        try:
+            self.layout.run(self.model, self.standardise(pixels), grid)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(self._as_if_last(found[number], grid) for number in blocks)
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches; ValueError unless both sides are multiples of the patch size."""
         if height % self.patch_size or width % self.patch_size:
@@ -102,6 +125,20 @@ class HfImage(ImageEncoder):
         """Depth of a parameter: 0 embeddings, i for layer (of a convnet: stage) i of `num_layers`; norms, pooling and
         projection behind the last count with it."""
         return _depth(parameter_name, layers=self.layout.layers, num_layers=self.num_layers)
+
+    def _as_if_last(self, x_BTD: Float[Tensor, "B T D"], grid: tuple[int, int]) -> Tokens:
+        """What the model makes of a layer's tokens when no layer follows."""
+        normed_BTD = self.model.get_submodule(self.layout.norm)(x_BTD)
+        if self.layout.pooling:
+            cls = self.model.get_submodule(self.layout.pooling)(normed_BTD).unsqueeze(1)
+        else:
+            cls = normed_BTD[:, :1]
+        return self._projected(cls, normed_BTD[:, -grid[0] * grid[1] :], grid)
+
+    def _projected(self, cls: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tokens:
+        if self.projection is not None:
+            cls, patches = self.projection(cls), self.projection(patches)
+        return Tokens(cls=cls, patches=patches, grid=grid)
 
 
 class HfText(TextEncoder):
@@ -159,6 +196,15 @@ def _attending_to_itself(out_proj: str) -> Callable:
     return hook
 
 
+def _keeping(found: dict[int, Tensor], number: int) -> Callable:
+    """A forward hook that keeps what a layer returns."""
+
+    def hook(layer: nn.Module, args: tuple, output: Tensor) -> None:
+        found[number] = output
+
+    return hook
+
+
 def _run_plain(model: nn.Module, pixels: Float[Tensor, "B 3 H W"], grid: tuple[int, int]) -> Any:
     """For models that fit any picture unasked."""
     return model(pixels)
@@ -194,15 +240,11 @@ def _read_unnormed(model: nn.Module, output: Any, num_patches: int) -> tuple[Ten
     return x_BTD[:, :1], x_BTD[:, -num_patches:]
 
 
-DINOV2 = Layout(run=_run_plain, read=_read_first, layers="encoder.layer", attention="attention")
-DINOV3 = Layout(run=_run_plain, read=_read_first, layers="model.layer", attention="attention")
+DINOV2 = Layout(run=_run_plain, read=_read_first, layers="encoder.layer", attention="attention", norm="layernorm")
+DINOV3 = Layout(run=_run_plain, read=_read_first, layers="model.layer", attention="attention", norm="norm")
 CONVNEXT = Layout(run=_run_plain, read=_read_first, layers="model.stages", attention=None)
-SIGLIP = Layout(
-    run=_run_resampled, read=_read_pooled, layers="encoder.layers", attention="self_attn", out_proj="out_proj"
-)
-NAFLEX = Layout(
-    run=_run_patchified, read=_read_pooled, layers="encoder.layers", attention="self_attn", out_proj="out_proj"
-)
-CLIP = Layout(
-    run=_run_resampled, read=_read_unnormed, layers="encoder.layers", attention="self_attn", out_proj="out_proj"
-)
+_SIGLIP: dict[str, Any] = {"layers": "encoder.layers", "attention": "self_attn", "out_proj": "out_proj"}
+_SIGLIP |= {"norm": "post_layernorm", "pooling": "head"}
+SIGLIP = Layout(run=_run_resampled, read=_read_pooled, **_SIGLIP)
+NAFLEX = Layout(run=_run_patchified, read=_read_pooled, **_SIGLIP)
+CLIP = Layout(run=_run_resampled, read=_read_unnormed, **_SIGLIP | {"pooling": ""})

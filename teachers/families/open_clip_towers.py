@@ -20,7 +20,7 @@ from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
 from distill.contracts import ImageEncoder, Statistics, TextEncoder, Tokens
-from distill.encoders.convnet import depths
+from distill.encoders.convnet import NO_BLOCKS, depths
 from distill.encoders.vit import block_on_values
 from teachers.families.pretrained import sees_everything
 
@@ -33,6 +33,8 @@ BEHIND_BLOCKS = ("norm", "fc_norm", "attn_pool", "head")
 
 class ClipViT(ImageEncoder):
     """open_clip's own vision transformer. Patches pass `ln_post` and `proj`, as the class token does."""
+
+    gives_blocks = True
 
     def __init__(self, visual: VisionTransformer, *, statistics: Statistics):
         super().__init__()
@@ -55,6 +57,17 @@ class ClipViT(ImageEncoder):
         for block in blocks:
             x_BTD = block(x_BTD)
         return self._tokens(_clip_block_on_values(last, x_BTD), grid)
+
+    def intermediate(self, pixels: Float[Tensor, "B 3 H W"], blocks: tuple[int, ...]) -> tuple[Tokens, ...]:
+        """Tokens as each of these blocks leaves them, behind `ln_post` and `proj`; ValueError for one not there."""
+        self.check_blocks(blocks)
+        grid, found = self.grid(*pixels.shape[-2:]), {}
+        x_BTD = self._embed(pixels, grid)
+        for number, block in enumerate(self.visual.transformer.resblocks, 1):
+            x_BTD = block(x_BTD)
+            if number in blocks:
+                found[number] = self._tokens(x_BTD, grid)
+        return tuple(found[number] for number in blocks)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches; ValueError unless both sides are multiples of the patch size."""
@@ -101,6 +114,8 @@ class TimmTransformer(ImageEncoder):
     The trunk must have been made with `dynamic_img_size=True`; timm then resamples its positions itself.
     """
 
+    gives_blocks = True
+
     def __init__(self, visual: TimmModel, *, width: int, statistics: Statistics):
         """`width` is that of the shared space."""
         super().__init__()
@@ -119,8 +134,16 @@ class TimmTransformer(ImageEncoder):
     def values(self, pixels: Float[Tensor, "B 3 H W"]) -> Tokens:
         grid = self.grid(*pixels.shape[-2:])
         trunk = self.visual.trunk
-        x_BTD = _before_last_block(trunk, self.standardise(pixels))
+        x_BTD = _after_blocks(trunk, self.standardise(pixels), (self.num_layers - 1,))[0]
         return self._tokens(trunk.norm(block_on_values(trunk.blocks[-1], x_BTD)), grid)
+
+    def intermediate(self, pixels: Float[Tensor, "B 3 H W"], blocks: tuple[int, ...]) -> tuple[Tokens, ...]:
+        """Tokens as each of these blocks leaves them, behind norm, pooling and head; ValueError for one not there."""
+        self.check_blocks(blocks)
+        grid, trunk, needed = self.grid(*pixels.shape[-2:]), self.visual.trunk, tuple(sorted(set(blocks)))
+        left = _after_blocks(trunk, self.standardise(pixels), needed)
+        found = {number: self._tokens(trunk.norm(x_BTD), grid) for number, x_BTD in zip(needed, left, strict=True)}
+        return tuple(found[number] for number in blocks)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches; ValueError unless both sides are multiples of the patch size."""
@@ -168,6 +191,10 @@ class TimmMap(ImageEncoder):
     def values(self, pixels: Float[Tensor, "B 3 H W"]) -> Tokens:
         """The same as `forward`: convolutions have no attention to leave out, and FastViT's sits among them."""
         return self(pixels)
+
+    def intermediate(self, pixels: Float[Tensor, "B 3 H W"], blocks: tuple[int, ...]) -> tuple[Tokens, ...]:
+        """ValueError: what earlier stages say lives in no space that the last one's tokens share."""
+        raise ValueError(NO_BLOCKS)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of the last feature map; ValueError unless both sides are multiples of its stride."""
@@ -256,20 +283,20 @@ def _pooled(visual: TimmModel, whole: Tensor, alone: Tensor, grid: tuple[int, in
     return Tokens(cls=cls_BE.unsqueeze(1), patches=torch.cat(parts).unflatten(0, (len(whole), -1)), grid=grid)
 
 
-def _before_last_block(
-    trunk: vision_transformer.VisionTransformer | eva.Eva, pixels: Float[Tensor, "B 3 H W"]
-) -> Float[Tensor, "B T D"]:
-    """Every token as the last block finds it."""
+def _after_blocks(
+    trunk: vision_transformer.VisionTransformer | eva.Eva, pixels: Float[Tensor, "B 3 H W"], blocks: tuple[int, ...]
+) -> list[Float[Tensor, "B T D"]]:
+    """Every token as these blocks, counted from 1 and rising, leave it; no block runs after the last of them."""
     has_prefix = trunk.num_prefix_tokens > 0
     found = trunk.forward_intermediates(
         pixels,
-        indices=[len(trunk.blocks) - 2],
+        indices=[number - 1 for number in blocks],
         return_prefix_tokens=has_prefix,
         stop_early=True,
         output_fmt="NLC",
         intermediates_only=True,
-    )[0]
-    return torch.cat([found[1], found[0]], dim=1) if has_prefix else found
+    )
+    return [torch.cat([each[1], each[0]], dim=1) for each in found] if has_prefix else found
 
 
 def _clip_block_on_values(block: ResidualAttentionBlock, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

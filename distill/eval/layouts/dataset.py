@@ -16,6 +16,10 @@ Role = Literal["train", "val"]
 """`val` is the split that papers report on, whatever the data set calls it."""
 
 
+class MissingData(ValueError):
+    """A data set that is not on this machine, rather than one that is broken."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
     """One data set in the layout that its archives unpack to."""
@@ -42,7 +46,7 @@ def data_root(root: str | Path | None) -> Path:
     """The folder with all data sets: `root`, or else what DISTILL_DATA says. Raises ValueError if it is not there."""
     chosen = root if root is not None else os.environ.get(VARIABLE)
     if not chosen:
-        raise ValueError(f"say which folder holds the data sets: {SETTING}=FOLDER, or set {VARIABLE} to it")
+        raise MissingData(f"say which folder holds the data sets: {SETTING}=FOLDER, or set {VARIABLE} to it")
     if not Path(chosen).is_dir():
         raise ValueError(f"{chosen} is not a folder; {SETTING} or {VARIABLE} must name the one with the data sets")
     return Path(chosen)
@@ -55,7 +59,7 @@ def find(data: DataSet, root: str | Path | None = None, *, role: Role = "val") -
 
 
 def found(name: str, data: DataSet, root: str | Path | None, role: Role) -> Path:
-    """As `find`, but a missing data set raises ValueError that says what is expected where, and where it comes from."""
+    """As `find`, but raises MissingData for one that is not there: what is expected where, and where it comes from."""
     if role not in data.splits:
         raise ValueError(f"{name} has no {role} split, only {', '.join(data.splits)}")
     top = data_root(root)
@@ -64,7 +68,7 @@ def found(name: str, data: DataSet, root: str | Path | None, role: Role) -> Path
         return folder
     present = next((each for each in _candidates(data, top) if each.is_dir()), None)
     lacks = "" if present is None else f" ({present} is there, but lacks {', '.join(absent(data, present, role))})"
-    raise ValueError(
+    raise MissingData(
         f"{name}, split {data.splits[role]}, was not found below {top}{lacks}. Expected there:\n{layout_text(data)}\n"
         f"It comes from {data.page}; nothing is downloaded for you."
     )

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from distill.config import Evaluate
 from distill.data.sources import content_and_path, field_at, texts_of
-from distill.data.splits import open_split
-from distill.eval.layouts.dataset import Role
+from distill.data.splits import NotHere, open_split
+from distill.eval.layouts.dataset import MissingData, Role
 from distill.eval.layouts.names import rows_of
 from distill.eval.layouts.pixel_maps import id_table, ids_of, labels_of
 from distill.eval.pictures.datasets import IGNORE, apart, called, read_square, spread
@@ -43,7 +43,10 @@ class Table:
             asked.class_names,
         )
         self.said = {"label": asked.columns.label, "captions": asked.columns.captions, "mask": asked.columns.mask}[said]
-        rows = open_split(self.place, role, scored=asked.split)
+        try:
+            rows = open_split(self.place, role, scored=asked.split)
+        except NotHere as error:
+            raise MissingData(str(error)) from error
         for kind, column in (("image", self.image), (said, self.said)):
             if column not in rows.column_names and column.split(".")[0] not in rows.column_names:
                 raise ValueError(

@@ -15,12 +15,15 @@ Decoder = Literal["depth", "normals", "segmentation"]
 PARTS = ("reassemble.", "convs.", "fusion_blocks.", "project.")
 
 
-def load_decoder(path: str | Path, decoder: Decoder) -> DPTHead:
+def load_decoder(path: str | Path, decoder: Decoder, *, width: int | None = None) -> DPTHead:
     """A decoder with its released weights, in eval mode on the CPU; its sizes are read off them.
+
+    `width`: of the tokens that it is to read; None takes any.
 
     `path`: an .npz (or .zip) archive of one decoder, a .safetensors file that may hold several under `depth_head.`,
     `normals_head.` and `segmentation_head.`, or a folder with model.safetensors, as TIPSv2 is released for DPT.
-    Raises ValueError for a file that is missing or damaged, or does not hold this decoder and nothing else of its name.
+    Raises ValueError for a file that is missing or damaged, or does not hold this decoder and nothing else of its name,
+    and for a decoder of another width.
     """
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
@@ -28,11 +31,18 @@ def load_decoder(path: str | Path, decoder: Decoder) -> DPTHead:
     tensors = decoder_tensors(found, decoder)
     what = f"{path}: the {decoder} decoder"
     try:
-        width = len(tensors["reassemble.readout_projects.0.weight"])
+        own_width = len(tensors["reassemble.readout_projects.0.weight"])
         num_outputs, channels = tensors["head.weight"].shape
     except KeyError as missing:
         raise ValueError(f"{what} lacks {missing}") from missing
-    head = DPTHead(width=width, num_outputs=num_outputs, channels=channels, relu=decoder == "depth")
+    if width is not None and own_width != width:
+        raise ValueError(
+            f"{what} reads tokens that are {own_width} wide, and those of this encoder are {width} wide: it belongs to "
+            "an encoder of another size"
+        )
+    if decoder == "normals" and num_outputs != 3:
+        raise ValueError(f"{what} has {num_outputs} outputs, and a normal has three numbers")
+    head = DPTHead(width=own_width, num_outputs=num_outputs, channels=channels, relu=decoder == "depth")
     load_strictly(head, tensors, what=what)
     return head.eval()
 

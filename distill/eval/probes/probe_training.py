@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill.contracts import PixelSet
+from distill.eval.progress import did_steps
 
 MAX_HELD_BYTES = 2**31
 """Pictures of a training set that are kept in memory, with what is said about them. Changes time, not results."""
@@ -88,6 +89,7 @@ def train_probe(
             if training.clip:
                 nn.utils.clip_grad_norm_(head.parameters(), training.clip)
             optimizer.step()
+            did_steps(step + 1, training.steps)
     head.eval()
 
 

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from distill.encoders.dual import DualEncoder
-from distill.eval.features import Precision, check_finite, unit
+from distill.eval.features import Precision
 from distill.eval.metrics import TaskResult
+from distill.eval.remembered import text_features
 from distill.eval.tasks.retrieval import cls_embeddings
 
 
@@ -58,16 +59,11 @@ def evaluate(encoder: DualEncoder, data: ContrastedPictures, settings: PairSetti
     if not data.pairs:
         raise ValueError("there are no pairs of captions, so there is nothing to score")
     image_ND = cls_embeddings(
-        encoder.image,
-        data.pixels,
-        len(data),
-        cls=settings.cls,
-        batch_size=settings.batch_size,
-        precision=settings.precision,
+        encoder.image, data, cls=settings.cls, batch_size=settings.batch_size, precision=settings.precision
     ).double()
     texts = list(dict.fromkeys(chain.from_iterable((pair.caption, pair.negative) for pair in data.pairs)))
     text_of = {text: number for number, text in enumerate(texts)}
-    text_TD = unit(check_finite(encoder.encode_text(texts).float(), "text")).double()
+    text_TD = text_features(encoder, texts).double()
     seen_PD = image_ND[[pair.picture for pair in data.pairs]]
     own_P, other_P = (
         (seen_PD * text_TD[[text_of[text] for text in chosen]]).sum(1)

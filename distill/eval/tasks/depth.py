@@ -90,7 +90,8 @@ def fit(image: ImageEncoder, train_set: DepthSet | None, settings: DepthSettings
     """The probe's maps: depth for `ridge`, scores of depth bins for the others."""
     seen = Seen(image, head=settings.head, short_side=settings.short_side, precision=settings.precision)
     if settings.decoder is not None:
-        return maps_of(load_decoder(settings.decoder, "depth").to(device_of(image)), seen)
+        head = load_decoder(settings.decoder, "depth", width=image.width)
+        return maps_of(head.to(device_of(image)), seen)
     if train_set is None:
         raise ValueError("a depth probe needs pictures with depth to be fitted on")
     if settings.head == "ridge":

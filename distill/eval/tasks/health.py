@@ -19,6 +19,7 @@ from distill.eval import sanity
 from distill.eval.features import Precision, patch_map, tokens
 from distill.eval.metrics import TaskResult
 from distill.eval.pictures.datasets import spread
+from distill.eval.progress import saw_pictures
 from distill.eval.tasks.knn import ClassifiedPictures
 
 
@@ -62,6 +63,7 @@ def evaluate(encoder: DualEncoder, data: ClassifiedPictures, settings: HealthSet
     cosines: dict[str, list[Tensor]] = {view: [] for view in views}
     for start in range(0, len(data), settings.batch_size):
         pixels = data.batch(start, min(start + settings.batch_size, len(data)))[0]
+        saw_pictures(len(pixels))
         whole = tokens(encoder.image, pixels, kind="final", precision=settings.precision)
         spreads["patch"].add(whole.patches.flatten(0, 1))
         spreads["cls"].add(whole.cls[:, 0])

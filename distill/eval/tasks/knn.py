@@ -13,8 +13,9 @@ from torch import Tensor
 
 from distill.contracts import ImageEncoder, Tokens
 from distill.encoders.dual import DualEncoder
-from distill.eval.features import Precision, tokens, unit
+from distill.eval.features import Precision, unit
 from distill.eval.metrics import MAX_ELEMENTS, TaskResult, neighbour_votes
+from distill.eval.remembered import global_tokens
 
 
 @runtime_checkable
@@ -89,14 +90,14 @@ def classified_features(
     batch_size: int,
     precision: Precision,
 ) -> tuple[Float[Tensor, "n D"], Int[Tensor, " n"]]:
-    """What `read` makes [B, D] of the final tokens, for the pictures that have a class; and their classes, on the CPU.
+    """What `read` makes [B, D] of CLS tokens and the mean patch, for the pictures that have a class; and their classes,
+    on the CPU.
 
     Raises ValueError where no picture has a class.
     """
     features, labels = [], []
-    for start in range(0, len(data), batch_size):
-        pixels, label = data.batch(start, min(start + batch_size, len(data)))
-        found = read(tokens(image, pixels, kind="final", precision=precision))
+    for said, label in global_tokens(image, data, data.batch, batch_size=batch_size, precision=precision):
+        found = read(said)
         kept = label != data.ignore
         features.append(found[kept.to(found.device)])
         labels.append(label[kept].cpu())

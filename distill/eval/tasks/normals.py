@@ -74,7 +74,8 @@ def fit(image: ImageEncoder, train_set: NormalsSet | None, settings: NormalsSett
     """The probe's maps of vectors of any length."""
     seen = Seen(image, head=settings.head, short_side=settings.short_side, precision=settings.precision)
     if settings.decoder is not None:
-        return maps_of(load_decoder(settings.decoder, "normals").to(device_of(image)), seen)
+        head = load_decoder(settings.decoder, "normals", width=image.width)
+        return maps_of(head.to(device_of(image)), seen)
     if train_set is None:
         raise ValueError("a probe of normals needs pictures with normals to be fitted on")
     if settings.head == "ridge":

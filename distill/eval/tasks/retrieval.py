@@ -3,7 +3,6 @@
 Legend: n pictures, c captions, m of them distinct, D width.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Literal, Protocol, runtime_checkable
@@ -14,21 +13,27 @@ from torch import Tensor
 
 from distill.contracts import ImageEncoder
 from distill.encoders.dual import DualEncoder
-from distill.eval.features import Precision, check_finite, tokens, unit
+from distill.eval.features import Precision, unit
 from distill.eval.metrics import MAX_ELEMENTS, TaskResult, hit_ranks
+from distill.eval.remembered import global_tokens, text_features
 
 RANKS = (1, 5, 10)
 
 
 @runtime_checkable
-class CaptionedPictures(Protocol):
-    """Pictures of one size with one or more captions each."""
-
-    captions: list[list[str]]
+class PixelsByPlace(Protocol):
+    """Pictures of one size."""
 
     def __len__(self) -> int: ...
 
     def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]: ...
+
+
+@runtime_checkable
+class CaptionedPictures(PixelsByPlace, Protocol):
+    """Pictures of one size with one or more captions each."""
+
+    captions: list[list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ def evaluate(encoder: DualEncoder, data: CaptionedPictures, settings: RetrievalS
     text_of = {text: number for number, text in enumerate(dict.fromkeys(chain.from_iterable(data.captions)))}
     owner, text = _owners(data.captions, text_of)
     image_nD = image_embeddings(encoder, data, settings)
-    text_mD = unit(check_finite(encoder.encode_text(list(text_of)).float(), "text"))
+    text_mD = text_features(encoder, list(text_of))
     # Products in float64: an ulp of float32 must not decide between equal embeddings.
     to_text = _ranks(image_nD.double(), text_mD.double(), query=owner, item=text)
     to_image = _ranks(text_mD.double(), image_nD.double(), query=text, item=owner)[text]
@@ -83,31 +88,21 @@ def image_embeddings(
 ) -> Float[Tensor, "n D"]:
     """The chosen CLS token of every picture, normalised. Raises ValueError when the encoder lacks it."""
     return cls_embeddings(
-        encoder.image,
-        data.pixels,
-        len(data),
-        cls=settings.cls,
-        batch_size=settings.batch_size,
-        precision=settings.precision,
+        encoder.image, data, cls=settings.cls, batch_size=settings.batch_size, precision=settings.precision
     )
 
 
 def cls_embeddings(
-    image: ImageEncoder,
-    pixels: Callable[[int, int], Tensor],
-    num_pictures: int,
-    *,
-    cls: int,
-    batch_size: int,
-    precision: Precision,
+    image: ImageEncoder, data: PixelsByPlace, *, cls: int, batch_size: int, precision: Precision
 ) -> Float[Tensor, "n D"]:
-    """`image_embeddings` of whatever `pixels(start, stop)` gives."""
+    """The chosen CLS token of every picture, normalised. Raises ValueError when the encoder lacks it."""
     check_cls(image, cls)
-    parts = []
-    for start in range(0, num_pictures, batch_size):
-        part = pixels(start, min(start + batch_size, num_pictures))
-        parts.append(tokens(image, part, kind="final", precision=precision).cls[:, cls])
-    return unit(torch.cat(parts))
+
+    def read(start: int, stop: int) -> tuple[Tensor, None]:
+        return data.pixels(start, stop), None
+
+    found = global_tokens(image, data, read, batch_size=batch_size, precision=precision)
+    return unit(torch.cat([tokens.cls[:, cls] for tokens, _ in found]))
 
 
 def check_cls(image: ImageEncoder, cls: int) -> None:

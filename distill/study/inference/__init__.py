@@ -16,16 +16,7 @@ Pictures get a bootstrap: there are enough of them, and mIoU is a ratio of sums,
 sees the same resamples, so comparisons are paired on the same pictures.
 """
 
-from distill.study.inference.bootstrap import (
-    PictureCounts,
-    PictureSpread,
-    PictureStatistics,
-    PictureValues,
-    picture_spread,
-    picture_weights,
-    resampled_scores,
-    score,
-)
+from distill.study.inference.bootstrap import PictureSpread, picture_spread
 from distill.study.inference.contrasts import Contrast, Run, contrast_by_seed, difference, seeds_with
 from distill.study.inference.effects import Cells, Level, Where, interaction, main_effect
 from distill.study.inference.estimates import Estimate, Interval, bootstrap_over_seeds, estimate, half_width
@@ -53,10 +44,7 @@ __all__ = [
     "Interval",
     "Level",
     "More",
-    "PictureCounts",
     "PictureSpread",
-    "PictureStatistics",
-    "PictureValues",
     "Run",
     "Verdict",
     "Where",
@@ -72,9 +60,6 @@ __all__ = [
     "main_effect",
     "opposite",
     "picture_spread",
-    "picture_weights",
-    "resampled_scores",
-    "score",
     "seeds_needed",
     "seeds_with",
 ]
