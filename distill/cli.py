@@ -84,7 +84,8 @@ examples:
   distill eval runs/ibotpp-seed0 --suite tipsv2 --limit 100         what is there of the paper's data sets, a quick look
   distill eval list                         data sets: what is measured on them, and which are there
   distill eval list ade20k                  its layout, and where it comes from
-  DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k"""
+  DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k
+  distill eval runs/ibotpp-seed0 zero_shot_segmentation segmentation=ade20k root=/data      # or data.root=/data"""
 
 SHOW = """\
 pca             patch features in their principal colours          layers=all basis=own|turned|shared colours=lab|rgb

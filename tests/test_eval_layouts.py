@@ -18,13 +18,17 @@ from torch import Tensor
 
 from distill import cli
 from distill.config import load_recipe
-from distill.contracts import SegmentationSet
+from distill.contracts import ImageEncoder, SegmentationSet, Tokens
+from distill.encoders.dual import DualEncoder
 from distill.eval import evaluation_data
+from distill.eval.command import evaluation_words
+from distill.eval.in_training import evaluate_in_training
 from distill.eval.layouts import (
     DATA_SETS,
     open_captions,
     open_classes,
     open_depth,
+    open_instances,
     open_normals,
     open_pairs,
     open_segmentation,
@@ -56,6 +60,7 @@ BUILD: dict[str, Callable[[Path], None]] = {
     "coco_captions": tiny_layouts.coco_captions,
     "docci": tiny_layouts.docci,
     "sugarcrepe": tiny_layouts.sugarcrepe,
+    "uned": tiny_layouts.uned,
     "nyuv2": tiny_layouts.nyuv2,
     "navi": tiny_layouts.navi,
 }
@@ -88,6 +93,21 @@ COUNTS = {
 MASKS = [name for name, data in DATA_SETS.items() if data.kind == "segmentation"]
 
 
+class Brightness(ImageEncoder):
+    """The direction of a picture is its brightness, from dark to light through a quarter of a circle."""
+
+    num_cls, width, patch_size = 1, 2, 8
+
+    @classmethod
+    def encoder(cls) -> DualEncoder:
+        return DualEncoder(cls(), None)
+
+    def forward(self, pixels: Tensor, hidden: Tensor | None = None) -> Tokens:
+        angle = pixels.mean((1, 2, 3)) * torch.pi / 2
+        found = torch.stack([angle.cos(), angle.sin()], dim=1)[:, None]
+        return Tokens(cls=found, patches=found, grid=(1, 1))
+
+
 def opened(name: str, root: Path, role: str = "val", limit: int | None = None) -> object:
     """Any data set, by what its kind is opened with."""
     kind = DATA_SETS[name].kind
@@ -97,6 +117,8 @@ def opened(name: str, root: Path, role: str = "val", limit: int | None = None) -
         return open_classes(name, role, image_size=8, root=root, limit=limit)
     if kind == "captions":
         return open_captions(name, role, image_size=8, root=root, limit=limit)
+    if kind == "instances":
+        return open_instances(name, image_size=8, root=root, limit=limit)
     return open_pairs(name, image_size=8, root=root) if kind == "pairs" else open_depth(name, role, root=root)
 
 
@@ -337,6 +359,46 @@ def test_sugarcrepe_asks_all_seven_kinds_of_questions(tmp_path: Path):
     )
 
 
+def test_uned_asks_eight_sub_sets_and_no_picture_finds_itself(tmp_path: Path):
+    tiny_layouts.uned(tmp_path)
+    opened = {subset.name: subset for subset in open_instances("uned", image_size=8, root=tmp_path)}
+    assert list(opened) == ["food2k", "cars", "sop", "inshop", "inat", "met", "gldv2", "rp2k"]
+    assert {name for name, subset in opened.items() if subset.query is not None} == {"inshop", "met", "gldv2"}
+    assert all(len(subset.index) == (4 if subset.query is None else 2) for subset in opened.values())
+    assert opened["cars"].index.class_names == ["10", "11"] and opened["met"].query.batch(0, 2)[1].tolist() == [0, 1]
+    landmarks = opened["gldv2"]
+    assert landmarks.query.class_names == landmarks.index.class_names == ["60", "61", "99"]
+    assert landmarks.query.batch(0, 2)[1].tolist() == [0, 2] and landmarks.also == {1: (0, 1)}
+    assert opened["rp2k"].index.batch(0, 4)[0].shape == (4, 3, 8, 8)
+    alone = open_instances("uned", image_size=8, root=tmp_path, limit=1)
+    assert [subset.index.class_names for subset in alone] == [[f"{10 * place}"] for place in range(8)]
+    assert {len(subset.index) for subset in alone} == {2, 1} and len(alone[6].query) == 2
+    settings = {"instances": "uned", "root": str(tmp_path)}
+    scores = evaluate_in_training(Brightness.encoder(), recipe("instance_retrieval", **settings, index="own"))
+    assert scores == {"instance_retrieval/r1": 1.0}
+    # Merged, and by default: the nearest grey is often that of another sub-set.
+    merged = evaluate_in_training(Brightness.encoder(), recipe("instance_retrieval", **settings, index="merged"))
+    assert merged == evaluate_in_training(Brightness.encoder(), recipe("instance_retrieval", **settings))
+    assert 0 <= merged["instance_retrieval/r1"] < 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"path": "a.jpg"}]', "expected a list of path and class_id"),
+        ('[{"path": "a.jpg", "class_id": "7"}]', "class_id 7"),
+        ('{"path": "a.jpg"}', "expected a list"),
+        ("[]", "lists nothing"),
+        ('[{"path": "a.jpg", "class_id": [1, 2]}]', "more than one class_id"),
+    ],
+)
+def test_info_files_that_say_something_else_are_refused(content: str, said: str, tmp_path: Path):
+    tiny_layouts.uned(tmp_path)
+    (tmp_path / "UnED" / "info_files" / "cars" / "test.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"cars.*{said}"):
+        open_instances("uned", image_size=8, root=tmp_path)
+
+
 def test_nyuv2_depth_is_in_metres_and_zero_where_unknown(tmp_path: Path):
     tiny_layouts.nyuv2(tmp_path)
     pixels, depth = open_depth("nyuv2", "train", root=tmp_path)[0]
@@ -402,6 +464,29 @@ def test_the_root_is_the_argument_or_else_the_environment_s(tmp_path: Path, monk
         open_segmentation("camvid", root=tmp_path / "elsewhere")
 
 
+def test_a_recipe_s_root_is_looked_in_by_every_kind_of_task_before_the_environment_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "nowhere"))
+    for name in ("camvid", "imagenet", "docci", "sugarcrepe", "nyuv2"):
+        BUILD[name](tmp_path)
+    named = {"segmentation": "camvid", "classes": "imagenet", "pairs": "sugarcrepe", "geometry": "nyuv2"}
+    tasks = "linear_segmentation, knn, compositional_pairs, depth, normals"
+    data = evaluation_data(recipe(tasks, root=str(tmp_path), **named), None)
+    assert len(data.segmentation) == len(data.depth) == len(data.normals) == 1 and len(data.pairs.pairs) == 7
+    assert len(data.classes_train) == 3
+    assert len(evaluation_data(recipe("retrieval", root=str(tmp_path), segmentation="docci"), None).captions[0]) == 1
+    with pytest.raises(ValueError, match=r"nowhere is not a folder; evaluate\.root or DISTILL_DATA"):
+        evaluation_data(recipe("knn", classes="imagenet"), None)
+
+
+@pytest.mark.parametrize("word", ["root=/data", "evaluate.root=/data", "data.root=/data"])
+def test_the_command_line_takes_the_root_as_a_setting_of_the_evaluation_or_of_the_data(word: str):
+    assert evaluation_words([word]) == ["evaluate.root=/data"]
+    with pytest.raises(ValueError, match=r"'data\.size=1' is no setting of an evaluation; they are .*root"):
+        evaluation_words(["data.size=1"])
+
+
 def recipe(tasks: str, **settings: str):
     overrides = [f"evaluate.{key}={value}" for key, value in settings.items()]
     return load_recipe("smoke", [f"evaluate.tasks=[{tasks}]", "data.image_size=32", *overrides])
@@ -462,7 +547,8 @@ def test_the_list_shows_every_data_set_and_what_was_found(tmp_path: Path, monkey
     split = [[cell.strip() for cell in line.split("│")] for line in lines if "│" in line]
     cells = {row[1]: row[3:5] for row in split}
     assert set(DATA_SETS) <= set(cells)
-    assert cells.pop("camvid") == ["missing", "found"] and cells.pop("sugarcrepe") == ["-", "missing"]
+    assert cells.pop("camvid") == ["missing", "found"]
+    assert cells.pop("sugarcrepe") == cells.pop("uned") == ["-", "missing"]
     assert all(each == ["missing", "missing"] for each in cells.values())
     assert all(", ".join(data.tasks) in "\n".join(lines) for data in DATA_SETS.values())
     assert "DISTILL_DATA is not set" in listed(root=None)

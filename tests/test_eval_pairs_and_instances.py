@@ -15,7 +15,7 @@ from distill.data.scenes import SceneWorld
 from distill.data.scenes.captions import contents
 from distill.data.scenes.vocabulary import COLOUR_NAMES, THINGS
 from distill.eval.pictures.instances import folder_instances, scene_instances
-from distill.eval.pictures.pairs import FolderPairs, ScenePairs
+from distill.eval.pictures.pairs import ScenePairs, folder_pairs
 from distill.eval.tasks import compositional_pairs, instance_retrieval
 from distill.eval.tasks.compositional_pairs import Pair, PairSettings
 from distill.eval.tasks.instance_retrieval import InstanceSettings, InstanceSubset, nearest_is_own
@@ -110,7 +110,7 @@ def sugar(tmp_path):
 
 
 def test_both_layouts_of_pairs_are_read_and_what_lacks_its_pictures_is_counted(sugar):
-    data = FolderPairs(sugar / "pairs", image_size=14)
+    data = folder_pairs(sugar / "pairs", image_size=14)
     assert data.pairs == [
         Pair(picture=1, caption="a dog", negative="a blue dog", category="add_att"),
         Pair(picture=0, caption="a cup on a table", negative="a table on a cup", category="swap_obj"),
@@ -118,19 +118,19 @@ def test_both_layouts_of_pairs_are_read_and_what_lacks_its_pictures_is_counted(s
     assert data.pixels(0, 2).shape == (2, 3, 14, 14)
     found = compositional_pairs.evaluate(know_nothing(), data, PairSettings())
     assert found.settings["left_out"] == 1 and "1 pairs were left out" in found.notes[0]
-    assert [pair.category for pair in FolderPairs(sugar / "pairs", image_size=14, limit=1).pairs] == ["swap_obj"]
+    assert [pair.category for pair in folder_pairs(sugar / "pairs", image_size=14, limit=1).pairs] == ["swap_obj"]
 
 
 def test_folders_of_pairs_that_do_not_fit_are_refused(sugar, tmp_path):
     (sugar / "photos" / "1.jpg").unlink()
-    with pytest.raises(ValueError, match=r"1\.jpg, which is not there"):
-        FolderPairs(sugar / "pairs", image_size=14)
+    with pytest.raises(ValueError, match=r"some\.json.*1\.jpg is not there"):
+        folder_pairs(sugar / "pairs", image_size=14)
     for page in ('{"0": {"caption": "a"}}', "[1]", "{"):
         (sugar / "pairs" / "some.json").write_text(page)
-        with pytest.raises(ValueError, match="expected"):
-            FolderPairs(sugar / "pairs", image_size=14)
+        with pytest.raises(ValueError, match=r"some\.json.*(expected|cannot be read)"):
+            folder_pairs(sugar / "pairs", image_size=14)
     with pytest.raises(ValueError, match="holds no pairs"):
-        FolderPairs(tmp_path / "photos", image_size=14)
+        folder_pairs(tmp_path / "photos", image_size=14)
 
 
 @pytest.mark.parametrize("tier", ["easy", "medium", "hard"])
@@ -190,23 +190,43 @@ def test_the_nearest_picture_agrees_with_scikit_learn(chunk, monkeypatch):
     gallery_label, query_label = torch.arange(60) % 7, torch.arange(80) % 7
     search = NearestNeighbors(metric="cosine", algorithm="brute").fit(gallery)
     first = torch.from_numpy(search.kneighbors(query, 1, return_distance=False)[:, 0])
-    labels = {"query_label_Q": query_label, "gallery_label_G": gallery_label}
+    labels = {"query_label_QM": query_label[:, None], "gallery_label_G": gallery_label}
     found = nearest_is_own(query, gallery, **labels, itself=None)
     assert torch.equal(found, gallery_label[first] == query_label)
     second = torch.from_numpy(search.kneighbors(gallery[10:50], 2, return_distance=False)[:, 1])
-    labels["query_label_Q"] = gallery_label[10:50]
+    labels["query_label_QM"] = gallery_label[10:50, None]
     found = nearest_is_own(gallery[10:50], gallery, **labels, itself=10)
     assert torch.equal(found, gallery_label[second] == gallery_label[10:50])
 
 
 def test_ties_and_queries_without_a_counterpart_are_missed():
     same = torch.ones(2, 3)
-    labels = {"query_label_Q": torch.tensor([0, 5]), "gallery_label_G": torch.tensor([0, 1])}
+    labels = {"query_label_QM": torch.tensor([[0], [5]]), "gallery_label_G": torch.tensor([0, 1])}
     assert nearest_is_own(same, same, **labels, itself=None).tolist() == [False, False]
     one = torch.ones(1, 3)
-    label = torch.tensor([0])
-    assert nearest_is_own(one, one, query_label_Q=label, gallery_label_G=label, itself=None).tolist() == [True]
-    assert nearest_is_own(one, one, query_label_Q=label, gallery_label_G=label, itself=0).tolist() == [False]
+    labels = {"query_label_QM": torch.tensor([[0]]), "gallery_label_G": torch.tensor([0])}
+    assert nearest_is_own(one, one, **labels, itself=None).tolist() == [True]
+    assert nearest_is_own(one, one, **labels, itself=0).tolist() == [False]
+
+
+def test_a_query_that_shows_several_instances_is_answered_by_any_of_them():
+    gallery, query = random_units(60, 5), random_units(80, 5, seed=1)
+    gallery_label, query_label = torch.arange(60) % 7, torch.arange(80) % 7
+    several = torch.stack([query_label, (query_label + 3) % 7, torch.full_like(query_label, -1)], dim=1)
+    found = nearest_is_own(query, gallery, query_label_QM=several, gallery_label_G=gallery_label, itself=None)
+    nearest = gallery_label[(query @ gallery.T).argmax(1)]
+    assert torch.equal(found, (nearest == several[:, 0]) | (nearest == several[:, 1]))
+    encoder, names = all_knowing(["red", "blue", "green"]), ["x", "y", "z"]
+    subset = InstanceSubset(
+        name="pots",
+        index=colours([0, 1], [0, 1], names),
+        query=colours([1, 1, 0], [0, 2, 2], names),
+        also={0: (1,), 2: (1, 2)},
+    )
+    assert instance_retrieval.evaluate(encoder, [subset], InstanceSettings()).per_picture["r1"].tolist() == [1, 0, 0]
+    before = InstanceSubset(name="before", index=colours([2], [0], names), query=colours([2], [0], names))
+    merged = instance_retrieval.evaluate(encoder, [before, subset], InstanceSettings(index="merged"))
+    assert merged.per_picture["r1"].tolist() == [1, 1, 0, 0]
 
 
 def colours(classes: list[int], labels: list[int], names: list[str]) -> Instances:
@@ -287,7 +307,7 @@ def test_a_part_of_a_scene_asks_for_the_whole():
 
 @pytest.mark.real_data
 def test_sugarcrepe_s_real_pairs_are_read_by_category(shared_data):
-    data = FolderPairs(shared_data / "sugarcrepe_subset", image_size=28)
+    data = folder_pairs(shared_data / "sugarcrepe_subset", image_size=28)
     assert len({pair.category for pair in data.pairs}) == 7
     assert len(data.pairs) + data.left_out == 317
     found = compositional_pairs.evaluate(know_nothing(), data, PairSettings())

@@ -152,8 +152,16 @@ def test_a_recipe_s_settings_reach_zero_shot_segmentation(change, tiny_encoder):
     assert evaluate_in_training(tiny_encoder, asking(**change), tasks=tasks) != before
 
 
-def test_sliding_reaches_zero_shot_segmentation(masks_folder, tiny_encoder):
-    recipe = asking(segmentation=str(masks_folder), tasks=("zero_shot_segmentation",))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tasks": ("zero_shot_segmentation",)},
+        {"tasks": ("linear_segmentation",)},
+        {"tasks": ("linear_segmentation",), "probe": "linear", "probe_steps": 2},
+    ],
+)
+def test_sliding_reaches_every_kind_of_segmentation(change, masks_folder, tiny_encoder):
+    recipe = asking(segmentation=str(masks_folder), **change)
     assert evaluate_in_training(tiny_encoder, recipe) != evaluate_in_training(
         tiny_encoder, asking(recipe, mode="slide")
     )

@@ -10,6 +10,7 @@ import dataclasses
 import json
 
 import pytest
+import tiny_layouts
 import torch
 from jaxtyping import Bool, Float
 from oracles import Listed, Painted, know_nothing, painted
@@ -24,7 +25,7 @@ from distill.data.scenes import SceneWorld
 from distill.encoders.dual import DualEncoder, build_dual
 from distill.eval import evaluation_data
 from distill.eval.command import evaluate_checkpoint
-from distill.eval.geometry import depth_result, depth_sums, normals_result, normals_sums
+from distill.eval.geometry import EIGEN_CROP, Crop, depth_result, depth_sums, normals_result, normals_sums
 from distill.eval.in_training import evaluate_in_training
 from distill.eval.pictures.geometry_sets import SceneGeometry
 from distill.eval.probes import geometry_probes
@@ -209,6 +210,35 @@ def test_depths_beyond_the_far_end_do_not_count(deep):
     assert 0 < near["valid"].sum() < truth.numel()
 
 
+def test_only_pixels_inside_a_set_s_crop_are_scored_and_all_where_the_crop_is_not_wanted(deep):
+    train, data = deep
+    crop = Crop(size=(32, 32), rows=(3, 20), columns=(5, 30))
+    inside, whole = data[0][1].clone(), [data[number] for number in range(len(data))]
+    counted = torch.zeros(32, 32, dtype=torch.bool)
+    counted[3:20, 5:30] = True
+    cut = Listed([(pixels, depth * counted) for pixels, depth in whole], [])
+    marked = Listed(whole, [])
+    marked.crop = crop
+    settings = DepthSettings(head="ridge", short_side=None)
+    found = depth.evaluate(told(), train, marked, settings)
+    expected = depth.evaluate(told(), train, cut, settings)
+    assert found.values == expected.values and found.per_picture["valid"][0] == (inside * counted > 0).sum()
+    assert (found.settings["crop"], expected.settings["crop"]) == ("eigen", "none")
+    everything = depth.evaluate(told(), train, marked, dataclasses.replace(settings, crop="none"))
+    assert everything.values == depth.evaluate(told(), train, Listed(whole, []), settings).values != found.values
+
+
+def test_the_eigen_crop_is_that_of_nyuv2_and_refuses_maps_of_another_size(tmp_path):
+    counted = EIGEN_CROP.counted((480, 640))
+    assert counted.sum() == 426 * 560 and counted[45:471, 41:601].all()
+    tiny_layouts.nyuv2(tmp_path)
+    settings = {"tasks": ("depth",), "geometry": "nyuv2", "root": str(tmp_path)}
+    encoder = DualEncoder(Told(patch_size=1), None)
+    with pytest.raises(ValueError, match=r"for \(480, 640\) pixels and one has \(3, 4\).*evaluate\.depth_crop=none"):
+        evaluate_in_training(encoder, asking(**settings))
+    assert "depth/rmse_metres" in evaluate_in_training(encoder, asking(**settings, depth_crop="none"))
+
+
 def test_a_released_decoder_is_scored_without_training(facing, tmp_path):
     torch.manual_seed(0)
     head = DPTHead(width=8, num_outputs=3, channels=8)
@@ -243,6 +273,8 @@ def test_the_released_protocols_are_the_defaults():
     assert DepthSettings().head == "linear" and DepthSettings().num_bins == 256
     assert (DepthSettings().min_depth, DepthSettings().max_depth) == (1e-3, 10.0)
     assert DepthSettings().training.steps == 38_400 and TrainedLinearSettings().training.steps == 40_000
+    slides = TrainedLinearSettings()
+    assert (slides.mode, slides.window, slides.stride, slides.short_side) == ("slide", 512, 341, 512)
     assert NormalsSettings().head == "dpt" and geometry_probes.CHANNELS == 256
 
 
@@ -269,6 +301,38 @@ def test_a_trained_linear_probe_reads_classes_that_are_there():
     ceiling = linear_segmentation.evaluate(encoder, *sets, LinearSettings(short_side=None)).values
     assert found["miou"] == pytest.approx(ceiling["miou"], abs=0.03)
     assert found["miou"] > 0.6
+
+
+@pytest.mark.parametrize("probe", ["ridge", "linear"])
+def test_linear_scores_are_averaged_over_windows_step_by_step(probe):
+    """Re-derived window by window for windows of 24 every 16 on pictures of 32 x 40; every pixel's class agrees."""
+    encoder, sets = know_nothing(patch_size=8), (label_set(6, 0), label_set(3, 1))
+    windows = {"short_side": None, "mode": "slide", "window": 24, "stride": 16}
+    if probe == "linear":
+        training = dataclasses.replace(QUICK, steps=3)
+        task, settings = trained_segmentation, TrainedLinearSettings(training=training, **windows)
+    else:
+        task, settings = linear_segmentation, LinearSettings(**windows)
+    scores = task.fit(encoder.image, sets[0], settings)
+    found = task.evaluate(encoder, *sets, settings)
+    hits = []
+    for pixels, labels in sets[1].items:
+        said, seen = torch.zeros(4, 32, 40, dtype=torch.double), torch.zeros(32, 40)
+        for top in (0, 8):
+            for left in (0, 16):
+                tokens = encoder.image(pixels[None, :, top : top + 24, left : left + 24]).patches[0].detach()
+                maps = (tokens @ scores.weight_KD.T + scores.bias_K).T.unflatten(1, (3, 3)).double()[None]
+                window = nn.functional.interpolate(maps.detach(), (24, 24), mode="bilinear")[0]
+                said[:, top : top + 24, left : left + 24] += window
+                seen[top : top + 24, left : left + 24] += 1
+        predicted = (said / seen).argmax(0)
+        hits.append(((predicted == labels) & (labels != 255)).sum().item())
+    assert found.per_picture["correct"].tolist() == hits and (seen.min(), seen.max()) == (1, 4)
+    one = task.evaluate(encoder, *sets, dataclasses.replace(settings, window=40, stride=40))
+    assert one.values == task.evaluate(encoder, *sets, dataclasses.replace(settings, mode="whole")).values
+    assert one.values != found.values
+    with pytest.raises(ValueError, match="stride=25"):
+        dataclasses.replace(settings, stride=25)
 
 
 def test_classes_that_features_do_not_tell_land_at_the_most_frequent_one():

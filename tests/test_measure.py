@@ -190,6 +190,7 @@ def test_a_run_can_be_measured_anew_in_another_way_without_training(run, page, t
         "evaluate.background_score=0.5",
         "evaluate.num_images=9",
         "evaluate.segmentation=a_folder",
+        "evaluate.segmentation=hf:a_folder",
         "data.image_size=40",
         "data.scenes.tier=hard",
         "data.scenes.split=compositional",
@@ -227,6 +228,19 @@ def test_two_folders_are_two_measurements_and_their_scenes_do_not_matter():
     )
     assert first != second
     assert first == moved
+
+
+def test_how_a_table_is_read_counts_only_where_one_is_read():
+    columns = "evaluate.columns.mask=annotation"
+    first, second = (
+        measuring_fingerprint(recipe_with("evaluate.segmentation=hf:a", *more)) for more in ([], [columns])
+    )
+    assert first != second
+    assert measuring_fingerprint(recipe_with(columns)) == measuring_fingerprint(recipe_with())
+
+
+def test_what_was_measured_before_there_were_windows_for_linear_probes_is_still_what_is_asked_for():
+    assert measuring_fingerprint(Recipe()) == "3b1c217501f41fcf"
 
 
 def test_a_task_or_a_format_that_changes_in_the_code_changes_the_fingerprint(monkeypatch):

@@ -195,6 +195,38 @@ def sugarcrepe(root: Path) -> None:
     picture(root / "coco" / "val2017" / "000000085329.jpg")
 
 
+UNED = {
+    "food2k": "food2k/Food2k_complete",
+    "cars": "cars/car_ims",
+    "sop": "sop/chair_final",
+    "inshop": "deepfashion/inshop/img",
+    "inat": "inat/train_val2018",
+    "met": "met/MET",
+    "gldv2": "gldv2/images/index",
+    "rp2k": "rp2k/all/test",
+}
+
+
+def uned(root: Path) -> None:
+    """Of every sub-set a dark instance and a light one, twice each; the last query of landmarks shows both.
+
+    In the info files RP2k has letters that its unpacked folders spell by their code.
+    """
+    top = root / "UnED"
+    for place, (subset, folder) in enumerate(UNED.items()):
+        listed = []
+        for number, grey in enumerate((20, 24, 220, 224)):
+            letters = "水" if subset == "rp2k" else ""
+            listed.append({"path": f"{folder}/{letters}{number}.jpg", "class_id": 10 * place + number // 2})
+            picture(top / "images" / folder / f"{'#U6c34' if letters else ''}{number}.jpg", grey=grey + place)
+        if subset in ("inshop", "met", "gldv2"):
+            page(top / "info_files" / subset / "index.json", listed[::2])
+            listed = listed[1::2]
+        if subset == "gldv2":
+            listed = [listed[0], {**listed[1], "class_id": [99, 10 * place, 10 * place + 1]}]
+        page(top / "info_files" / subset / "test.json", listed)
+
+
 def nyuv2(root: Path) -> None:
     """Depth as millimetres in training, as metres in test; normals both ways."""
     for split in ("train", "test"):

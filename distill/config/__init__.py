@@ -31,7 +31,7 @@ from distill.config.pages import list_recipes, page_path
 from distill.config.recipe import Recipe
 from distill.config.student import Head, ImageTower, Student, TextTower
 from distill.config.teacher import Member, Teacher
-from distill.config.training import TASKS_WITH_TEXT, Evaluate, Optim, Run
+from distill.config.training import TASKS_WITH_TEXT, Evaluate, Optim, Run, TableColumns
 
 __all__ = [
     "TASKS_WITH_TEXT",
@@ -59,6 +59,7 @@ __all__ = [
     "Run",
     "Scenes",
     "Student",
+    "TableColumns",
     "Teacher",
     "TextTower",
     "Views",

@@ -1,7 +1,7 @@
 """Settings of the optimiser, of the evaluation during training, and of how a run is carried out."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from distill.config.checks import check, in_range
@@ -45,6 +45,19 @@ TASKS_WITH_TEXT = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
+class TableColumns:
+    """Which column of a table (`hf:`) is what; `a.b` is the field b of the column a."""
+
+    image: str = "image"
+    label: str = "label"
+    """A class: a number with a name, or its name."""
+    captions: str = "captions"
+    """One text, or a list of them."""
+    mask: str = "mask"
+    """A picture with a class's number in every pixel, or rows of these numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """What is measured, on held-out pictures. Never changes the training."""
 
@@ -74,19 +87,33 @@ class Evaluate:
     """Also measure, before the first step, the untrained student and a frozen teacher with the same tasks."""
     num_images: int = 512
     """Budget during training."""
+    root: str | None = None
+    """Folder with the data sets that are asked for by name; what DISTILL_DATA says when not set."""
     segmentation: str | None = None
     """Held-out pictures with masks: a folder in the layout of shared/data/coco_panoptic, or a name of `distill eval
-    list`, such as ade20k; for retrieval the pictures with captions, such as flickr30k. Scenes when not set."""
+    list`, such as ade20k; for retrieval the pictures with captions, such as flickr30k. Or hf: before a folder, file or
+    glob on disk that `datasets` reads by `columns`. Scenes when not set."""
     classes: str | None = None
     """knn, zero-shot and linear classification, health: image-classification folder with train/ and val/, or a name of
-    `distill eval list`, such as imagenet."""
+    `distill eval list`, such as imagenet; or hf:, as above."""
+    columns: TableColumns = field(default_factory=TableColumns)
+    class_names: str | None = None
+    """hf: file of what the classes are called, for tables that do not say it: a name a line, from 0 on, or value, tab
+    and name; a value without a name does not count."""
+    split: str | None = None
+    """hf: the split that is scored; the first of validation, val, valid, dev and test that is there when not set."""
     pairs: str | None = None
     """compositional_pairs: a folder of SugarCrepe's files, or the name sugarcrepe; scenes when not set."""
     instances: str | None = None
-    """instance_retrieval: a folder with index/ and query/, or of such folders; scenes when not set."""
+    """instance_retrieval: a folder with index/ and query/, or of such folders; or uned; scenes when not set."""
+    index: Literal["auto", "own", "merged"] = "auto"
+    """instance_retrieval: what a query of one sub-set looks among, the pictures of its own or of all. auto: merged for
+    uned, whose benchmark does so, and own for folders."""
     geometry: str | None = None
     """depth, normals: folder in the layout of shared/data/depth_samples, or a name of `distill eval list`, such as
     nyuv2; scenes when not set."""
+    depth_crop: Literal["eigen", "none"] = "eigen"
+    """depth: which pixels of nyuv2 count, those inside the Eigen crop (DINOv2's protocol) or all; nothing elsewhere."""
     classifier: Literal["sgd", "lbfgs"] = "lbfgs"
     """Linear classification: the exact minimum, which is quick; or DINOv2's 12,500 steps, the published protocol."""
     probe: Literal["ridge", "linear", "dpt"] = "ridge"
@@ -100,6 +127,8 @@ class Evaluate:
     templates: Literal["plain", "tcl", "imagenet80"] = "plain"
     features: Literal["value", "final"] = "value"
     mode: Literal["whole", "slide"] = "whole"
+    """Zero-shot and linear segmentation: pictures are seen whole or in windows of the training pictures' size. The
+    published protocol of probe=linear slides."""
     background: Literal["named", "threshold"] = "named"
     """Zero-shot segmentation of sets with a class called background: a name like any other, or `background_score`."""
     background_score: float = 0.0

@@ -131,17 +131,16 @@ class RowReader:
         """Raises BrokenSample. `name` stands in where the row brings no name of its own."""
         if self.in_tars:
             name, row = tar_row_name(row), read_tar_row(row)
-        value = _field(row, self.image)
+        value = field_at(row, self.image)
         if value is None and self.in_tars:
             value = next((row[extension] for extension in row if extension in PICTURES), None)
         encoded, name = self._encoded(value, name)
-        captions = {kind: _texts(_field(row, column)) for kind, column in self.columns.items()}
+        captions = {kind: texts_of(field_at(row, column)) for kind, column in self.columns.items()}
         return Sample(name, encoded, {kind: texts for kind, texts in captions.items() if texts is not None})
 
     def _encoded(self, value: Any, name: str) -> tuple[bytes | Path, str]:
         """A picture from bytes, a path, or the {bytes, path} of a `datasets` image; and the sample's name."""
-        content = value["bytes"] if isinstance(value, dict) else value if isinstance(value, bytes) else None
-        path = value["path"] if isinstance(value, dict) else value if isinstance(value, str) else None
+        content, path = content_and_path(value)
         if path is not None and not self.in_tars:
             # Names, not places: the log and the summary travel, the folder does not.
             name = os.path.relpath(path, self.root) if Path(path).is_relative_to(self.root) else Path(path).name
@@ -161,7 +160,14 @@ def _caption_columns(settings: Dataset) -> dict[Granularity, str]:
     return {kind: column for kind, column in named.items() if column is not None}
 
 
-def _field(row: dict[str, Any], column: str) -> Any:
+def content_and_path(value: Any) -> tuple[bytes | None, str | None]:
+    """Of a picture in a row: bytes, a path, or the {bytes, path} of a `datasets` image; None for what it has not."""
+    if isinstance(value, dict):
+        return value["bytes"], value["path"]
+    return (value if isinstance(value, bytes) else None), (value if isinstance(value, str) else None)
+
+
+def field_at(row: dict[str, Any], column: str) -> Any:
     """The value at a column, or None. A column whose own name holds dots wins over the way through fields."""
     if column in row:
         return row[column]
@@ -171,7 +177,7 @@ def _field(row: dict[str, Any], column: str) -> Any:
     return value
 
 
-def _texts(value: Any) -> list[str] | None:
+def texts_of(value: Any) -> list[str] | None:
     """Captions as a list; None when there are none. A single empty text stays: it is broken, not absent."""
     if value is None:
         return None

@@ -38,7 +38,7 @@ def open_rows(settings: Dataset) -> Rows:
 def _parquet(settings: Dataset) -> Rows:
     files = local_files(settings.path, extensions=("parquet",))
     rows = datasets.load_dataset("parquet", data_files=files, split="train", streaming=settings.streaming)
-    return _undecoded(rows)
+    return undecoded(rows)
 
 
 def _imagefolder(settings: Dataset) -> Rows:
@@ -52,7 +52,7 @@ def _imagefolder(settings: Dataset) -> Rows:
     if settings.captions_file is not None:
         listed = _with_captions(pictures, Path(settings.captions_file), root=Path(settings.path))
     elif tables:
-        listed = [row for table in tables for row in _with_metadata(table)]
+        listed = [row for table in tables for row in rows_of_metadata(table)]
         if len(listed) < len(pictures):
             log.warning(
                 "%d of %d pictures have no line of metadata and are left out",
@@ -83,8 +83,9 @@ def _with_captions(pictures: list[str], file: Path, *, root: Path) -> list[dict[
     return [{"image": picture, JOINED: texts} for picture, texts in zip(pictures, lists, strict=True)]
 
 
-def _with_metadata(table: Path) -> list[dict[str, Any]]:
-    """The lines of a metadata.csv or metadata.jsonl; `file_name` is relative to its folder."""
+def rows_of_metadata(table: Path) -> list[dict[str, Any]]:
+    """The lines of a metadata.csv or metadata.jsonl, as `datasets` reads them: `file_name` is the `image`, and
+    `mask_file_name`, say, the `mask`, both relative to the table's folder."""
     with table.open(newline="") as file:
         lines = (
             list(csv.DictReader(file))
@@ -92,11 +93,15 @@ def _with_metadata(table: Path) -> list[dict[str, Any]]:
             else [json.loads(line) for line in file if line.strip()]
         )
     if not all("file_name" in line for line in lines):
-        raise ValueError(f"data.dataset.path: not every line of {table.name} has a file_name")
-    return [
-        {key: line[key] for key in line if key != "file_name"} | {"image": str(table.parent / line["file_name"])}
-        for line in lines
-    ]
+        raise ValueError(f"{table}: not every line has a file_name")
+    return [dict(_placed(key, value, table.parent) for key, value in line.items()) for line in lines]
+
+
+def _placed(key: str, value: Any, folder: Path) -> tuple[str, Any]:
+    """A column of metadata; one that names files under its own name, with their paths."""
+    if key == "file_name":
+        return "image", str(folder / value)
+    return (key.removesuffix("_file_name"), str(folder / value)) if key.endswith("_file_name") else (key, value)
 
 
 def _webdataset(settings: Dataset) -> Rows:
@@ -110,7 +115,7 @@ def _webdataset(settings: Dataset) -> Rows:
     return datasets.Dataset.from_list(rows)
 
 
-def _undecoded(rows: Rows) -> Rows:
+def undecoded(rows: Rows) -> Rows:
     """Pictures as bytes or paths: decoding is ours, so that one broken picture does not end the run."""
     features = rows.features or {}
     for name, feature in features.items():

@@ -113,10 +113,11 @@ def evaluation_words(overrides: Sequence[str], *others: str) -> list[str]:
     settings = []
     for word in overrides:
         key, equals, value = word.partition("=")
-        short = key.removeprefix("evaluate.")
+        # The root holds data, so people write it as a setting of the data.
+        short = "root" if key == "data.root" else key.removeprefix("evaluate.")
         if short in OF_TRAINING:
             raise ValueError(f"{word}: one task is measured once; {short} is a setting of training")
-        elif equals and short in Evaluate.__dataclass_fields__:
+        elif equals and short.partition(".")[0] in Evaluate.__dataclass_fields__:
             settings.append(f"evaluate.{short}={value}")
         elif key == "run.device":
             settings.append(word)

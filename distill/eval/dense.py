@@ -7,6 +7,7 @@ Legend: B images, K classes, k classes of one chunk, D width, (h, w) patch grid,
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from distill.eval.metrics import MAX_ELEMENTS
+
+MeanOf = Literal["shares", "scores"]
+"""What is averaged where windows overlap."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,25 @@ def best_class(
     )
 
 
+def segment(
+    pixels: Float[Tensor, "B 3 H W"],
+    features_of: Callable[[Tensor], Tensor],
+    scores: LinearScores,
+    *,
+    size: tuple[int, int],
+    slide: tuple[int, int] | None,
+    mean_of: MeanOf = "shares",
+) -> Int[Tensor, "B H2 W2"]:
+    """A class for every pixel of a label map of `size`: from whole pictures, or from windows of side `slide[0]` every
+    `slide[1]` pixels. `features_of` makes [B, D, h, w] of pixels."""
+    if slide is None:
+        return best_class(features_of(pixels), scores, size=size)
+    image_size = tuple(pixels.shape[-2:])
+    windows = window_grid(image_size, window=slide[0], stride=slide[1])
+    features = [features_of(windows.of(pixels, corner)) for corner in windows.corners]
+    return best_class_in_windows(features, scores, windows=windows, image_size=image_size, size=size, mean_of=mean_of)
+
+
 def best_class_in_windows(
     features: list[Float[Tensor, "B D h w"]],
     scores: LinearScores,
@@ -68,27 +91,36 @@ def best_class_in_windows(
     windows: Windows,
     image_size: tuple[int, int],
     size: tuple[int, int],
+    mean_of: MeanOf = "shares",
 ) -> Int[Tensor, "B H W"]:
-    """The class with the highest mean share over the windows that see a pixel (tipsv2.md section 7, `slide`).
+    """The class with the highest mean over the windows that see a pixel. `features` holds one map per window.
 
-    A window's share is the softmax over classes, without temperature, of its up-sampled scores. The mean has the
-    picture's size and is up-sampled to `size` before the arg max. `features` holds one map per window.
+    `shares` (tipsv2.md section 7, `slide`): a window's share is the softmax over classes, without temperature, of its
+    up-sampled scores, which must be cosines. `scores`: the up-sampled scores themselves, as segmentation toolboxes and
+    so DINOv2 average them. The mean has the picture's size and is up-sampled to `size` before the arg max.
     """
     window = (windows.height, windows.width)
-    totals = [_total(maps, scores, window) for maps in features]
+    totals = [_total(maps, scores, window) if mean_of == "shares" else None for maps in features]
     first = features[0]
     seen_HW = first.new_zeros(image_size)
     for corner in windows.corners:
         windows.of(seen_HW, corner).add_(1)
 
-    def mean_share(classes: slice) -> Tensor:
-        share = first.new_zeros(len(first), len(scores.bias_K[classes]), *image_size)
+    def mean(classes: slice) -> Tensor:
+        said = first.new_zeros(len(first), len(scores.bias_K[classes]), *image_size)
         for maps, total, corner in zip(features, totals, windows.corners, strict=True):
-            windows.of(share, corner).add_(upsample(scores.of(maps, classes), window).exp() / total)
-        return upsample(share / seen_HW, size)
+            found = upsample(scores.of(maps, classes), window)
+            windows.of(said, corner).add_(found if total is None else found.exp() / total)
+        return upsample(said / seen_HW, size)
 
     num_pixels = len(first) * max(math.prod(image_size), math.prod(size))
-    return _running_argmax(mean_share, num_classes=len(scores), num_pixels=num_pixels)
+    return _running_argmax(mean, num_classes=len(scores), num_pixels=num_pixels)
+
+
+def check_slide(window: int, stride: int) -> None:
+    """Raises ValueError for windows that leave gaps."""
+    if not 1 <= stride <= window:
+        raise ValueError(f"stride={stride}: expected 1 to window={window}; more would leave gaps")
 
 
 def window_grid(image_size: tuple[int, int], *, window: int, stride: int) -> Windows:

@@ -6,7 +6,8 @@ Legend: B pictures of a batch, N of a set, (H, W) pixels.
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +22,43 @@ ANGLES = {f"share_under_{angle:g}": angle for angle in (11.25, 22.5, 30.0)}
 """Degrees."""
 
 Sums = dict[str, Float[Tensor, " N"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """The part of a picture of this size that counts, in pixels; ends are outside."""
+
+    size: tuple[int, int]
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    def counted(self, size: tuple[int, int]) -> Bool[Tensor, "H W"]:
+        """True inside. Raises ValueError for another size than the crop is stated for."""
+        if size != self.size:
+            raise ValueError(
+                f"the crop of these depth maps is stated for {self.size} pixels and one has {size}: score whole "
+                "pictures (evaluate.depth_crop=none)"
+            )
+        counted = torch.zeros(size, dtype=torch.bool)
+        counted[slice(*self.rows), slice(*self.columns)] = True
+        return counted
+
+
+EIGEN_CROP = Crop(size=(480, 640), rows=(45, 471), columns=(41, 601))
+"""Of NYUv2: the crop of Eigen et al. (2014), in the pixels that public evaluation code takes it to be (BTS, and the
+depth toolbox under DINOv2's evaluation, whose configuration of NYUv2 says eigen_crop)."""
+
+
+@runtime_checkable
+class WithCrop(Protocol):
+    """A depth set that says which part of its pictures published scores count; None: all of it."""
+
+    crop: Crop | None
+
+
+def crop_of(data: DepthSet) -> Crop | None:
+    """None also for a set that does not say it."""
+    return data.crop if isinstance(data, WithCrop) else None
 
 
 def with_depth(depth: Float[Tensor, "*any"], *, max_depth: float) -> Bool[Tensor, "*any"]:

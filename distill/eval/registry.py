@@ -1,6 +1,7 @@
 """The tasks as a recipe asks for them: from its `evaluate` section to each task's own settings."""
 
 from dataclasses import replace
+from typing import Any
 
 from distill.config import Evaluate
 from distill.encoders.dual import DualEncoder
@@ -49,19 +50,31 @@ def zero_shot_settings(data: EvaluationData, asked: Evaluate) -> ZeroShotSetting
     )
 
 
-def linear_settings(data: EvaluationData) -> LinearSettings:
-    """Reads final patch tokens, as linear probes do: templates, features and mode are zero-shot settings."""
-    return LinearSettings(short_side=data.short_side)
+def linear_settings(data: EvaluationData, asked: Evaluate) -> LinearSettings:
+    """Reads final patch tokens, as linear probes do: templates and features are zero-shot settings."""
+    return LinearSettings(short_side=data.short_side, **_linear_windows(data, asked))
 
 
 def trained_linear_settings(data: EvaluationData, asked: Evaluate) -> TrainedLinearSettings:
     training = replace(trained_segmentation.TRAINING, steps=asked.probe_steps)
-    return TrainedLinearSettings(training=training, short_side=data.short_side or data.image_size)
+    short_side = data.short_side or data.image_size
+    return TrainedLinearSettings(training=training, short_side=short_side, **_linear_windows(data, asked))
+
+
+def _linear_windows(data: EvaluationData, asked: Evaluate) -> dict[str, Any]:
+    """Windows are as large as the training pictures and overlap by a third: DINOv2's 512 and 341 at 512."""
+    return {"mode": asked.mode, "window": data.image_size, "stride": data.image_size * 2 // 3}
 
 
 def depth_settings(data: EvaluationData, asked: Evaluate) -> DepthSettings:
     training = replace(depth.DPT if asked.probe == "dpt" else depth.LINEAR, steps=asked.probe_steps)
-    return DepthSettings(head=asked.probe, training=training, decoder=asked.decoder, short_side=data.image_size)
+    return DepthSettings(
+        head=asked.probe,
+        training=training,
+        decoder=asked.decoder,
+        crop=asked.depth_crop,
+        short_side=data.image_size,
+    )
 
 
 def normals_settings(data: EvaluationData, asked: Evaluate) -> NormalsSettings:
@@ -82,7 +95,9 @@ def linear(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskR
     if asked.probe == "linear":
         settings = trained_linear_settings(data, asked)
         return trained_segmentation.evaluate(encoder, data.segmentation_train, data.segmentation, settings)
-    return linear_segmentation.evaluate(encoder, data.segmentation_train, data.segmentation, linear_settings(data))
+    return linear_segmentation.evaluate(
+        encoder, data.segmentation_train, data.segmentation, linear_settings(data, asked)
+    )
 
 
 def captions(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
@@ -129,7 +144,9 @@ def pairs(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskRe
 
 
 def instances(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
-    return instance_retrieval.evaluate(encoder, data.instances, InstanceSettings())
+    of_its_benchmark = "merged" if asked.instances == "uned" else "own"
+    settings = InstanceSettings(index=of_its_benchmark if asked.index == "auto" else asked.index)
+    return instance_retrieval.evaluate(encoder, data.instances, settings)
 
 
 def patches_and_names(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:

@@ -8,12 +8,21 @@ from pathlib import Path
 from distill.config import Granularity, Recipe
 from distill.contracts import DepthSet, NormalsSet, SegmentationSet
 from distill.data.scenes import SceneWorld
-from distill.eval.layouts import open_captions, open_classes, open_depth, open_normals, open_pairs, open_segmentation
+from distill.eval.layouts import (
+    open_captions,
+    open_classes,
+    open_depth,
+    open_instances,
+    open_normals,
+    open_pairs,
+    open_segmentation,
+)
 from distill.eval.layouts.dataset import MissingData, Role
+from distill.eval.layouts.tables import TableCaptions, TableClasses, TableSegmentation, is_table
 from distill.eval.pictures.datasets import SceneCaptions, SceneClasses, SceneMasks
 from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry, What
-from distill.eval.pictures.instances import folder_instances, scene_instances
-from distill.eval.pictures.pairs import FolderPairs, ScenePairs
+from distill.eval.pictures.instances import scene_instances
+from distill.eval.pictures.pairs import ScenePairs
 from distill.eval.tasks.compositional_pairs import ContrastedPictures
 from distill.eval.tasks.instance_retrieval import InstanceSubset
 from distill.eval.tasks.knn import ClassifiedPictures
@@ -82,7 +91,9 @@ def _masks(
     place = recipe.evaluate.segmentation
     if place is not None:
         with _asked_by("segmentation", place):
-            return open_segmentation(place, split, limit=num_images)
+            if is_table(place):
+                return TableSegmentation(place, split, recipe.evaluate, limit=num_images)
+            return open_segmentation(place, split, root=recipe.evaluate.root, limit=num_images)
     return SceneMasks(_needed(world, "segmentation"), "train" if split == "train" else "heldout", drawn)
 
 
@@ -90,10 +101,13 @@ def _captions(
     recipe: Recipe, world: SceneWorld | None, num_images: int | None, drawn: int
 ) -> tuple[CaptionedPictures, CaptionedPictures]:
     """A folder has one kind of captions: both CLS tokens are asked for the same."""
-    place = recipe.evaluate.segmentation
+    place, image_size = recipe.evaluate.segmentation, recipe.data.image_size
     if place is not None:
         with _asked_by("segmentation", place):
-            pictures = open_captions(place, image_size=recipe.data.image_size, limit=num_images)
+            if is_table(place):
+                pictures = TableCaptions(place, "val", recipe.evaluate, image_size=image_size, limit=num_images)
+            else:
+                pictures = open_captions(place, image_size=image_size, root=recipe.evaluate.root, limit=num_images)
         return pictures, pictures
     world = _needed(world, "segmentation")
     return SceneCaptions(world, CAPTIONS[0], drawn), SceneCaptions(world, CAPTIONS[1], drawn)
@@ -102,10 +116,12 @@ def _captions(
 def _classes(
     recipe: Recipe, world: SceneWorld | None, role: Role, num_images: int | None, drawn: int
 ) -> ClassifiedPictures:
-    place = recipe.evaluate.classes
+    place, image_size = recipe.evaluate.classes, recipe.data.image_size
     if place is not None:
         with _asked_by("classes", place):
-            return open_classes(place, role, image_size=recipe.data.image_size, limit=num_images)
+            if is_table(place):
+                return TableClasses(place, role, recipe.evaluate, image_size=image_size, limit=num_images)
+            return open_classes(place, role, image_size=image_size, root=recipe.evaluate.root, limit=num_images)
     return SceneClasses(_needed(world, "classes"), "train" if role == "train" else "heldout", drawn)
 
 
@@ -114,9 +130,7 @@ def _pairs(recipe: Recipe, world: SceneWorld | None, num_images: int | None, dra
     if place is None:
         return ScenePairs(_needed(world, "pairs"), drawn)
     with _asked_by("pairs", place):
-        if Path(place).is_dir():
-            return FolderPairs(place, image_size=image_size, limit=num_images)
-        return open_pairs(place, image_size=image_size, limit=num_images)
+        return open_pairs(place, image_size=image_size, root=recipe.evaluate.root, limit=num_images)
 
 
 def _instances(
@@ -125,9 +139,9 @@ def _instances(
     place = recipe.evaluate.instances
     if place is None:
         return scene_instances(_needed(world, "instances"), drawn)
-    if not Path(place).is_dir():
-        raise ValueError(f"evaluate.instances={place} is not a folder")
-    return folder_instances(Path(place), image_size=recipe.data.image_size, limit=num_images)
+    with _asked_by("instances", place):
+        image_size, root = recipe.data.image_size, recipe.evaluate.root
+        return open_instances(place, image_size=image_size, root=root, limit=num_images)
 
 
 def _geometry(
@@ -141,7 +155,7 @@ def _geometry(
         if Path(place).is_dir():
             return FolderGeometry(Path(place), role, what, limit=num_images)
         opened = open_depth if what == "depth" else open_normals
-        return opened(place, role, limit=num_images)
+        return opened(place, role, root=recipe.evaluate.root, limit=num_images)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from distill.environment import environment
 from distill.eval import EvaluationData, TaskResult, evaluation_data
 from distill.eval.features import resize_short_side, tokens, unit
 from distill.eval.in_training import run_task
+from distill.eval.layouts.tables import is_table
 from distill.eval.metrics import numbered_batches
 from distill.eval.registry import linear_settings, retrieval_settings, zero_shot_settings
 from distill.eval.sets import CAPTIONS
@@ -92,6 +93,10 @@ def measuring_fingerprint(recipe: Recipe, num_images: int | None = None) -> str:
     tasks = {task: asdict(settings) for task, settings in _settings(recipe, data).items()}
     for settings in tasks.values():
         del settings["batch_size"]
+    if tasks["linear_segmentation"]["mode"] == "whole":
+        # Windows came later: what was measured without them is still what is asked for.
+        for later in ("mode", "window", "stride"):
+            del tasks["linear_segmentation"][later]
     plan = {"format": FORMAT, "tasks": tasks, "pictures": _pictures(recipe, num_pictures(recipe, num_images))}
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -199,7 +204,7 @@ def _asking(recipe: Recipe, tasks: tuple[str, ...]) -> Recipe:
 
 def _settings(recipe: Recipe, data: EvaluationData) -> dict[str, Any]:
     """Settings of everything that `measurements` measures; retrieval's once for each CLS token."""
-    settings: dict[str, Any] = {"linear_segmentation": linear_settings(data)}
+    settings: dict[str, Any] = {"linear_segmentation": linear_settings(data, recipe.evaluate)}
     if recipe.student.text.kind != "none":
         for features in FEATURES:
             asked = replace(recipe.evaluate, features=features)
@@ -212,8 +217,10 @@ def _settings(recipe: Recipe, data: EvaluationData) -> dict[str, Any]:
 def _pictures(recipe: Recipe, count: int) -> dict[str, Any]:
     """Which pictures `evaluation_data` takes. A cache holds the same pictures, and training ones only."""
     taken = {"num_images": count, "image_size": recipe.data.image_size}
-    if recipe.evaluate.segmentation is not None:
-        return taken | {"folder": recipe.evaluate.segmentation}
+    asked = recipe.evaluate
+    if asked.segmentation is not None:
+        read_by = (asdict(asked.columns), asked.class_names, asked.split) if is_table(asked.segmentation) else ()
+        return taken | {"folder": asked.segmentation} | ({"read_by": read_by} if read_by else {})
     scenes = asdict(recipe.data.scenes)
     del scenes["cache"]
     # The world does not end where training does: more training pictures leave the first ones, and held-out ones, alone.

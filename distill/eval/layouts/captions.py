@@ -1,7 +1,6 @@
 """Pictures with captions: Flickr30k, COCO and DOCCI; and SugarCrepe's pairs of a right and a wrong caption."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from distill.eval.layouts.coco import pictures_of
 from distill.eval.layouts.dataset import DataSet, one_of
 from distill.eval.pictures.datasets import read_square, spread
 from distill.eval.pictures.files import read_object
-from distill.eval.tasks.compositional_pairs import Pair
+from distill.eval.pictures.pairs import CaptionPair, read_pairs
 
 MOST_CAPTIONS = 5
 """Of a COCO picture: the first five, as in the papers; a few have six or seven."""
@@ -29,40 +28,6 @@ class ListedCaptions:
         kept = [listed[index] for index in spread(len(listed), limit)]
         self.files: list[Path] = [file for file, _ in kept]
         self.captions: list[list[str]] = [captions for _, captions in kept]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
-        return torch.stack([read_square(file, self.image_size) for file in self.files[start:stop]])
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptionPair:
-    """One question: which of two captions is the picture's?"""
-
-    picture: Path
-    right: str
-    wrong: str
-    kind: str
-    """How the wrong caption was made."""
-
-
-class CaptionPairs:
-    """SugarCrepe's questions as `compositional_pairs` asks them. A limit takes questions evenly spaced, so that every
-    kind keeps its share."""
-
-    left_out = 0
-
-    def __init__(self, listed: list[CaptionPair], *, image_size: int, limit: int | None = None):
-        self.image_size = image_size
-        kept = [listed[index] for index in spread(len(listed), limit)]
-        number_of = {file: number for number, file in enumerate(sorted({each.picture for each in kept}))}
-        self.files = list(number_of)
-        self.pairs: list[Pair] = [
-            Pair(picture=number_of[each.picture], caption=each.right, negative=each.wrong, category=each.kind)
-            for each in kept
-        ]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -124,19 +89,8 @@ def sugarcrepe(root: Path, split: str) -> list[CaptionPair]:
     """All seven kinds, in the order of their names and of the files."""
     folder = one_of(root, "sugar-crepe/data", "sugarcrepe")
     pictures = one_of(root, *SUGARCREPE_PICTURES)
-    pairs = []
-    for kind in PAIR_KINDS:
-        file = folder / f"{kind}.json"
-        questions = read_object(file)
-        if not questions:
-            raise ValueError(f"{file} asks nothing")
-        try:
-            for each in questions.values():
-                right, wrong = each["caption"], each["negative_caption"]
-                pairs.append(CaptionPair(picture=pictures / each["filename"], right=right, wrong=wrong, kind=kind))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{file}: expected filename, caption and negative_caption ({error!r})") from error
-    return pairs
+    files = [folder / f"{kind}.json" for kind in PAIR_KINDS]
+    return [pair for file in files for pair in read_pairs(file, lambda row: pictures / row["filename"])]
 
 
 def _karpathy(file: Path, split: str) -> list[dict]:

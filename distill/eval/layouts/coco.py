@@ -9,12 +9,11 @@ from torch import Tensor
 from distill.eval.layouts.dataset import DataSet, one_of
 from distill.eval.layouts.names import ids, names
 from distill.eval.layouts.pairing import by_stem
-from distill.eval.layouts.pixel_maps import MaskFiles, by_id, labels_of_numbers, read_numbers
+from distill.eval.layouts.pixel_maps import MaskFiles, by_id, labels_of_numbers, mask_set, read_numbers
 from distill.eval.pictures.datasets import IGNORE
 from distill.eval.pictures.files import read_object
 
 NUM_THINGS = 80
-TASKS = ("zero_shot_segmentation", "linear_segmentation")
 
 
 def pictures_of(folder: Path, split: str) -> Path:
@@ -75,10 +74,8 @@ def _panoptic_maps(split: str) -> tuple[str, ...]:
 
 SPLITS = {"train": "train2017", "val": "val2017"}
 COCO_MASKS: dict[str, DataSet] = {
-    "coco_stuff": DataSet(
+    "coco_stuff": mask_set(
         title="COCO-Stuff, 171 classes",
-        kind="segmentation",
-        tasks=TASKS,
         page="https://github.com/nightrome/cocostuff (stuffthingmaps_trainval2017.zip), pictures from https://cocodataset.org",
         folders=("coco", "coco_stuff164k"),
         tree="{train2017,val2017}/*.jpg | images/{train2017,val2017}/*.jpg\n"
@@ -87,10 +84,8 @@ COCO_MASKS: dict[str, DataSet] = {
         splits=SPLITS,
         read=coco_stuff,
     ),
-    "coco_panoptic": DataSet(
+    "coco_panoptic": mask_set(
         title="COCO panoptic as semantic classes, 133 classes",
-        kind="segmentation",
-        tasks=TASKS,
         page="https://cocodataset.org/#download (panoptic_annotations_trainval2017.zip and the zip files inside of it)",
         folders=("coco",),
         tree="{train2017,val2017}/*.jpg | images/{train2017,val2017}/*.jpg\n"

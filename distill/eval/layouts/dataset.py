@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 VARIABLE = "DISTILL_DATA"
 """The environment variable that names the folder with all data sets."""
+SETTING = "evaluate.root"
+"""The setting that names it for one recipe or one evaluation."""
 
-Kind = Literal["segmentation", "classes", "captions", "pairs", "geometry"]
+Kind = Literal["segmentation", "classes", "captions", "pairs", "instances", "geometry"]
 Role = Literal["train", "val"]
 """`val` is the split that papers report on, whatever the data set calls it."""
 
@@ -41,12 +43,12 @@ class DataSet:
 
 
 def data_root(root: str | Path | None) -> Path:
-    """The folder with all data sets: `root`, or what DISTILL_DATA says. Raises ValueError if it is not there."""
+    """The folder with all data sets: `root`, or else what DISTILL_DATA says. Raises ValueError if it is not there."""
     chosen = root if root is not None else os.environ.get(VARIABLE)
     if not chosen:
-        raise MissingData(f"set {VARIABLE} to the folder that holds the data sets")
+        raise MissingData(f"say which folder holds the data sets: {SETTING}=FOLDER, or set {VARIABLE} to it")
     if not Path(chosen).is_dir():
-        raise ValueError(f"{chosen} is not a folder; {VARIABLE} must name the folder that holds the data sets")
+        raise ValueError(f"{chosen} is not a folder; {SETTING} or {VARIABLE} must name the one with the data sets")
     return Path(chosen)
 
 

@@ -15,6 +15,7 @@ from PIL import ImageOps
 from torch import Tensor
 
 from distill.eval.features import unit
+from distill.eval.geometry import EIGEN_CROP, Crop
 from distill.eval.layouts.dataset import DataSet
 from distill.eval.layouts.pairing import by_stem
 from distill.eval.layouts.pixel_maps import read_ids
@@ -32,6 +33,8 @@ class View:
     picture: Path
     depth: Callable[[], Float[Tensor, "H W"]]
     normals: Callable[[], Float[Tensor, "3 H W"]]
+    crop: Crop | None = None
+    """The part that published scores of depth count."""
 
 
 class DepthMaps:
@@ -39,6 +42,7 @@ class DepthMaps:
 
     def __init__(self, listed: list[View], *, limit: int | None = None):
         self.views: list[View] = [listed[index] for index in spread(len(listed), limit)]
+        self.crop: Crop | None = self.views[0].crop
 
     def __len__(self) -> int:
         return len(self.views)
@@ -80,6 +84,7 @@ def nyuv2(folder: Path, split: str) -> list[View]:
             picture=picture,
             depth=lambda file=depth: read_depth(file),
             normals=lambda stem=depth.stem: read_normals(folder / split / "normals", stem),
+            crop=EIGEN_CROP,
         )
         for picture, depth in by_stem(depths, folder / split / "rgb")
     ]

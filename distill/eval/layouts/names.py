@@ -12,8 +12,16 @@ FOLDER = Path(__file__).parent / "names"
 @cache
 def rows(name: str) -> tuple[tuple[str, ...], ...]:
     """The columns of every line of `names/NAME.txt` that is no comment."""
-    lines = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    return tuple(tuple(line.split("\t")) for line in lines if not line.startswith("#"))
+    return tuple(rows_of(FOLDER / f"{name}.txt"))
+
+
+def rows_of(file: Path) -> list[tuple[str, ...]]:
+    """The columns of every line that is no comment. Raises ValueError for a file that cannot be read."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    return [tuple(line.split("\t")) for line in lines if not line.startswith("#")]
 
 
 def names(name: str) -> list[str]:

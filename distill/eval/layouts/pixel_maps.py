@@ -5,15 +5,18 @@ Legend: H, W pixels, ids the values a data set's own files use.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 
+from distill.eval.layouts.dataset import DataSet
 from distill.eval.pictures.datasets import IGNORE, spread
-from distill.eval.pictures.files import read_image, to_pixels
+from distill.eval.pictures.files import check_size, read_image, to_pixels
 
 Decode = Callable[[Path], Int[Tensor, "H W"]]
 """From a mask's file to labels: 0..K-1, and 255 for pixels that do not count."""
@@ -29,6 +32,10 @@ class MaskFiles:
     decode: Decode
     num_things: int | None = None
     """The first so many classes are things, the others stuff; None where the data set does not tell them apart."""
+
+
+mask_set = partial(DataSet, kind="segmentation", tasks=("zero_shot_segmentation", "linear_segmentation"))
+"""A data set whose `read` gives `MaskFiles`."""
 
 
 class PixelMaps:
@@ -47,8 +54,7 @@ class PixelMaps:
         """Raises ValueError for files that cannot be read, are not of one size, or hold unknown values."""
         picture, mask = self.files[index]
         pixels, labels = to_pixels(read_image(picture).convert("RGB")), self._decode(mask)
-        if labels.shape != pixels.shape[1:]:
-            raise ValueError(f"{mask}: the mask is {tuple(labels.shape)} and its picture {tuple(pixels.shape[1:])}")
+        check_size(labels, pixels, mask)
         return pixels, labels
 
 
@@ -56,6 +62,11 @@ def by_id(label_of_id: dict[int, int], *, ignored: Iterable[int]) -> Decode:
     """For masks whose pixels are ids. Any id that is neither known nor ignored raises ValueError."""
     table = id_table(label_of_id, ignored=ignored)
     return lambda file: labels_of(read_ids(file), table, file)
+
+
+def in_order(num_classes: int, *, first: int = 0, ignored: Iterable[int] = (IGNORE,)) -> Decode:
+    """For masks whose pixels count the classes from `first` on. As `by_id` otherwise."""
+    return by_id({label + first: label for label in range(num_classes)}, ignored=ignored)
 
 
 def by_colour(label_of_colour: dict[tuple[int, int, int], int], *, ignored: Iterable[tuple[int, int, int]]) -> Decode:
@@ -84,7 +95,7 @@ def id_table(label_of_id: dict[int, int], *, ignored: Iterable[int]) -> Int[Tens
     return table
 
 
-def labels_of(ids: Int[Tensor, "H W"], table: Int[Tensor, " ids"], file: Path) -> Int[Tensor, "H W"]:
+def labels_of(ids: Int[Tensor, "H W"], table: Int[Tensor, " ids"], file: Path | str) -> Int[Tensor, "H W"]:
     """Labels by `id_table`. Raises ValueError for an id that it does not know."""
     labels = torch.where(ids < len(table), table[ids.clamp(max=len(table) - 1)], -1)
     if (labels < 0).any():
@@ -94,7 +105,12 @@ def labels_of(ids: Int[Tensor, "H W"], table: Int[Tensor, " ids"], file: Path) -
 
 def read_ids(file: Path) -> Int[Tensor, "H W"]:
     """Pixel values of a picture with one channel, indices into a palette included. Raises ValueError for others."""
-    values = np.array(read_image(file))
+    return ids_of(read_image(file), file)
+
+
+def ids_of(picture: Image.Image, file: Path | str) -> Int[Tensor, "H W"]:
+    """As `read_ids`, of a picture that was read; the file is named in errors."""
+    values = np.array(picture)
     if values.ndim != 2:
         raise ValueError(f"{file}: expected one value per pixel, not {values.shape[-1]} channels")
     return torch.from_numpy(values.astype(np.int64))

@@ -3,18 +3,22 @@
 from pathlib import Path
 
 from distill.contracts import SegmentationSet
-from distill.eval.layouts.captions import CAPTIONS, PAIRS, CaptionPairs, ListedCaptions
+from distill.eval.layouts.captions import CAPTIONS, PAIRS, ListedCaptions
 from distill.eval.layouts.classes import CLASSES
 from distill.eval.layouts.coco import COCO_MASKS
 from distill.eval.layouts.dataset import DataSet, Kind, Role, found
 from distill.eval.layouts.geometry import GEOMETRY, DepthMaps, NormalMaps
+from distill.eval.layouts.instances import INSTANCES, subset_of
 from distill.eval.layouts.pixel_maps import PixelMaps
 from distill.eval.layouts.segmentation import SEGMENTATION
 from distill.eval.pictures.datasets import ClassFolder, FolderCaptions, FolderSegmentation
+from distill.eval.pictures.instances import folder_instances
+from distill.eval.pictures.pairs import ListedPairs, folder_pairs
+from distill.eval.tasks.instance_retrieval import InstanceSubset
 from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
 
-DATA_SETS: dict[str, DataSet] = SEGMENTATION | COCO_MASKS | CLASSES | CAPTIONS | PAIRS | GEOMETRY
+DATA_SETS: dict[str, DataSet] = SEGMENTATION | COCO_MASKS | CLASSES | CAPTIONS | PAIRS | INSTANCES | GEOMETRY
 """A published name never changes meaning."""
 
 Root = str | Path | None
@@ -53,12 +57,23 @@ def open_captions(
     return ListedCaptions(listed, image_size=image_size, limit=limit)
 
 
-def open_pairs(place: str, *, image_size: int, root: Root = None, limit: int | None = None) -> CaptionPairs:
-    """By name. Raises ValueError for an unknown or missing data set."""
-    data = named(place, "pairs")
-    return CaptionPairs(
+def open_pairs(place: str, *, image_size: int, root: Root = None, limit: int | None = None) -> ListedPairs:
+    """A name, or a folder as `folder_pairs` reads it. Raises ValueError for what is neither, or not there."""
+    if _is_folder(place, "pairs"):
+        return folder_pairs(place, image_size=image_size, limit=limit)
+    data = DATA_SETS[place]
+    return ListedPairs(
         data.read(found(place, data, root, "val"), data.splits["val"]), image_size=image_size, limit=limit
     )
+
+
+def open_instances(place: str, *, image_size: int, root: Root = None, limit: int | None = None) -> list[InstanceSubset]:
+    """A name, or a folder as `folder_instances` reads it. Raises ValueError for what is neither, or not there."""
+    if _is_folder(place, "instances"):
+        return folder_instances(place, image_size=image_size, limit=limit)
+    data = DATA_SETS[place]
+    collections = data.read(found(place, data, root, "val"), data.splits["val"])
+    return [subset_of(each, image_size=image_size, limit=limit) for each in collections]
 
 
 def open_depth(place: str, role: Role = "val", *, root: Root = None, limit: int | None = None) -> DepthMaps:

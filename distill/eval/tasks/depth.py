@@ -4,6 +4,7 @@ Legend: B images, K depth bins, (h, w) patch grid, (H, W) pixels.
 """
 
 from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from distill.contracts import DepthSet, ImageEncoder
 from distill.encoders.dual import DualEncoder
 from distill.eval.dense import upsample
 from distill.eval.features import Precision, device_of
-from distill.eval.geometry import depth_result, depth_sums, sum_over_set, with_depth
+from distill.eval.geometry import crop_of, depth_result, depth_sums, sum_over_set, with_depth
 from distill.eval.metrics import TaskResult
 from distill.eval.probes.dpt_weights import load_decoder
 from distill.eval.probes.geometry_losses import expected_depth, log_depth_loss, log_gradient_loss
@@ -46,6 +47,8 @@ class DepthSettings:
     """Metres. Predictions are not below it."""
     max_depth: float = 10.0
     """Metres. Predictions are not beyond it, and pixels that are do not count."""
+    crop: Literal["eigen", "none"] = "eigen"
+    """Which pixels of NYUv2 count: those inside the Eigen crop, as in DINOv2's protocol, or all. Others have none."""
     short_side: int | None = 448
     """Pictures are resized so that the shorter side has so many pixels; None keeps them. Depths stay when scored."""
     batch_size: int = 32
@@ -65,17 +68,21 @@ class DepthSettings:
 def evaluate(encoder: DualEncoder, train_set: DepthSet | None, data: DepthSet, settings: DepthSettings) -> TaskResult:
     """Fit on `train_set` (None with a released decoder), score on `data`: values of `geometry.depth_result`.
 
-    Whole pictures; predictions are brought to the size of the depth maps bilinearly.
+    Whole pictures are seen, and trained on; a crop decides what is scored. Predictions are brought to the size of the
+    depth maps bilinearly.
     """
     maps = fit(encoder.image, train_set, settings)
+    crop = crop_of(data) if settings.crop == "eigen" else None
 
     def sums_of(pixels: Tensor, depth: Tensor) -> dict[str, Tensor]:
         predicted = depth_of(maps(pixels), settings, size=tuple(depth.shape[-2:])).cpu()
-        return depth_sums(predicted, depth, with_depth(depth, max_depth=settings.max_depth))
+        valid = with_depth(depth, max_depth=settings.max_depth)
+        return depth_sums(predicted, depth, valid if crop is None else valid & crop.counted(tuple(depth.shape[-2:])))
 
     return depth_result(
         sum_over_set(data, sums_of, batch_size=settings.batch_size),
-        asdict(settings) | {"num_train_images": 0 if train_set is None else len(train_set)},
+        asdict(settings)
+        | {"crop": "none" if crop is None else "eigen", "num_train_images": 0 if train_set is None else len(train_set)},
     )
 
 

@@ -1,14 +1,14 @@
 """Instance retrieval in the manner of UnED: is the picture most similar to a query one of the same instance?
 
-Legend: Q queries, G pictures of an index, D width.
+Legend: Q queries, M instances that a query shows at most, G pictures of an index, g of a part of it, D width.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from distill.contracts import ImageEncoder
@@ -26,6 +26,8 @@ class InstanceSubset:
     name: str
     index: ClassifiedPictures
     query: ClassifiedPictures | None
+    also: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Further instances that a query shows, by the query's place: any of them is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class InstanceSettings:
     cls: Literal[0, 1] = 0
     """Which CLS token speaks for the picture: 0 is the paper's CLS 1, 1 its CLS 2."""
     index: Literal["own", "merged"] = "own"
-    """Queries look among the pictures of their own sub-set, or of all. TIPSv2 does not say which."""
+    """Queries look among the pictures of their own sub-set, or of all, as UnED's benchmark does. TIPSv2 does not say
+    which it reports."""
     batch_size: int = 64
     """Changes memory, not results."""
     precision: Precision = "fp32"
@@ -52,20 +55,23 @@ def evaluate(encoder: DualEncoder, data: Sequence[InstanceSubset], settings: Ins
     indices = [_embedded(encoder.image, subset.index, settings) for subset in data]
     first_instance = _starts([len(subset.index.class_names) for subset in data])
     first_picture = _starts([len(labels) for _, labels in indices])
-    merged = (
-        torch.cat([features for features, _ in indices]),
-        torch.cat([labels + first for (_, labels), first in zip(indices, first_instance, strict=True)]),
-    )
+    gallery = None
+    if settings.index == "merged":
+        gallery = (
+            torch.cat([features for features, _ in indices]),
+            torch.cat([labels + first for (_, labels), first in zip(indices, first_instance, strict=True)]),
+        )
     hits = []
     for number, subset in enumerate(data):
         query = indices[number] if subset.query is None else _embedded(encoder.image, subset.query, settings)
-        own, offset = (indices[number], 0) if settings.index == "own" else (merged, first_instance[number])
-        itself = first_picture[number] if settings.index == "merged" else 0
+        own, offset, itself = indices[number], 0, 0
+        if gallery is not None:
+            own, offset, itself = gallery, first_instance[number], first_picture[number]
         hits.append(
             nearest_is_own(
                 query[0],
                 own[0],
-                query_label_Q=query[1] + offset,
+                query_label_QM=_all_labels(query[1], subset.also, offset),
                 gallery_label_G=own[1],
                 itself=itself if subset.query is None else None,
             )
@@ -77,28 +83,45 @@ def nearest_is_own(
     query_QD: Float[Tensor, "Q D"],
     gallery_GD: Float[Tensor, "G D"],
     *,
-    query_label_Q: Int[Tensor, " Q"],
+    query_label_QM: Int[Tensor, "Q M"],
     gallery_label_G: Int[Tensor, " G"],
     itself: int | None,
-) -> Tensor:
-    """True where the best gallery item of a query's label is more similar than every other item. On the CPU.
+) -> Bool[Tensor, " Q"]:
+    """True where the best gallery item of a query's labels is more similar than every other item. On the CPU.
 
-    `itself`: query i is gallery item `itself + i` and does not find itself; None for queries that are not in there.
+    A label of -1 is none. `itself`: query i is gallery item `itself + i` and does not find itself; None for queries
+    that are not in there. Similarities are made `MAX_ELEMENTS` at a time, in float64.
     """
-    gallery_GD, gallery_label_G = gallery_GD.double(), gallery_label_G.to(gallery_GD.device)
-    step = max(1, MAX_ELEMENTS // len(gallery_GD))
-    found = []
-    for start in range(0, len(query_QD), step):
-        similarity_QG = query_QD[start : start + step].double() @ gallery_GD.T
-        label_Q = query_label_Q[start : start + step].to(gallery_GD.device)
-        if itself is not None:
-            rows = torch.arange(len(label_Q), device=gallery_GD.device)
-            similarity_QG[rows, rows + start + itself] = -torch.inf
-        own_QG = gallery_label_G == label_Q[:, None]
-        best_own_Q = similarity_QG.masked_fill(~own_QG, -torch.inf).amax(1)
-        best_other_Q = similarity_QG.masked_fill(own_QG, -torch.inf).amax(1)
-        found.append((best_own_Q > best_other_Q).cpu())
-    return torch.cat(found)
+    device, (num_queries, width) = gallery_GD.device, query_QD.shape
+    query_label_QM = query_label_QM.to(device)
+    best_own_Q = torch.full((num_queries,), -torch.inf, dtype=torch.double, device=device)
+    best_other_Q = best_own_Q.clone()
+    rows = max(1, MAX_ELEMENTS // width)
+    for first in range(0, len(gallery_GD), rows):
+        gallery_gD = gallery_GD[first : first + rows].double()
+        label_g = gallery_label_G[first : first + rows].to(device)
+        step = max(1, MAX_ELEMENTS // max(len(gallery_gD), width))
+        for start in range(0, num_queries, step):
+            asking = slice(start, min(start + step, num_queries))
+            similarity_qg = query_QD[asking].double() @ gallery_gD.T
+            if itself is not None:
+                place_q = torch.arange(asking.start, asking.stop, device=device) + itself - first
+                (inside,) = torch.where((place_q >= 0) & (place_q < len(gallery_gD)))
+                similarity_qg[inside, place_q[inside]] = -torch.inf
+            own_qg = (query_label_QM[asking, :, None] == label_g).any(1)
+            for best_Q, strange_qg in ((best_own_Q, ~own_qg), (best_other_Q, own_qg)):
+                nearest_q = similarity_qg.masked_fill(strange_qg, -torch.inf).amax(1)
+                best_Q[asking] = torch.maximum(best_Q[asking], nearest_q)
+    return (best_own_Q > best_other_Q).cpu()
+
+
+def _all_labels(label_Q: Tensor, also: Mapping[int, tuple[int, ...]], offset: int) -> Int[Tensor, "Q M"]:
+    """Every query's instances in the numbers of the gallery; -1 where it has fewer than others."""
+    label_QM = torch.full((len(label_Q), 1 + max(map(len, also.values()), default=0)), -1)
+    label_QM[:, 0] = label_Q + offset
+    for place, others in also.items():
+        label_QM[place, 1 : 1 + len(others)] = torch.tensor(others) + offset
+    return label_QM
 
 
 def _embedded(image: ImageEncoder, pictures: ClassifiedPictures, settings: InstanceSettings) -> tuple[Tensor, Tensor]:

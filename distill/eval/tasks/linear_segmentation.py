@@ -7,6 +7,7 @@ Legend: B images, n patches with a label, D width, K classes, (h, w) patch grid,
 """
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from distill.contracts import ImageEncoder, SegmentationSet, Tokens
 from distill.encoders.dual import DualEncoder
-from distill.eval.dense import LinearScores, best_class
+from distill.eval.dense import LinearScores, check_slide, segment
 from distill.eval.features import Kind, Precision, batches, patch_map, resize_short_side, tokens
 from distill.eval.metrics import TaskResult, count_set, segmentation_result
 from distill.eval.pictures.things import num_things_of
@@ -30,6 +31,11 @@ class LinearSettings:
     """Penalty on squared weights of standardised features, as a share of the number of patches."""
     short_side: int | None = 448
     """Pictures are resized so that the shorter side has so many pixels; None keeps them. Labels stay."""
+    mode: Literal["whole", "slide"] = "whole"
+    """How pictures are scored; the probe is fitted on whole ones. slide: scores are averaged over windows."""
+    window: int = 448
+    """slide: side of a window, pixels of the resized picture."""
+    stride: int = 298
     batch_size: int = 32
     """Changes memory, not results."""
     precision: Precision = "fp32"
@@ -37,6 +43,7 @@ class LinearSettings:
     def __post_init__(self) -> None:
         if not self.ridge > 0:
             raise ValueError(f"ridge={self.ridge} is not positive; without it equal features have no unique solution")
+        check_slide(self.window, self.stride)
 
 
 @torch.no_grad()
@@ -52,7 +59,14 @@ def evaluate(
     scores = fit(encoder.image, train_set, settings)
 
     def predict(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        return best_class(patch_map(_tokens(encoder.image, pixels, settings)), scores, size=size)
+        return segment(
+            resize_short_side(pixels, settings.short_side),
+            lambda seen: patch_map(_tokens(encoder.image, seen, settings)),
+            scores,
+            size=size,
+            slide=None if settings.mode == "whole" else (settings.window, settings.stride),
+            mean_of="scores",
+        )
 
     return segmentation_result(
         count_set(data, predict, batch_size=settings.batch_size),
@@ -67,7 +81,7 @@ def fit(image: ImageEncoder, train_set: SegmentationSet, settings: LinearSetting
     """The probe as weights on raw features. Classes that never occur score 0 everywhere."""
     moments = Moments()
     for pixels, labels in batches(train_set, settings.batch_size):
-        found = _tokens(image, pixels, settings)
+        found = _tokens(image, resize_short_side(pixels, settings.short_side), settings)
         shares = patch_shares(
             labels.to(found.patches.device),
             grid=found.grid,
@@ -130,5 +144,4 @@ class Moments:
 
 
 def _tokens(image: ImageEncoder, pixels: Tensor, settings: LinearSettings) -> Tokens:
-    resized = resize_short_side(pixels, settings.short_side)
-    return tokens(image, resized, kind=settings.features, precision=settings.precision)
+    return tokens(image, pixels, kind=settings.features, precision=settings.precision)

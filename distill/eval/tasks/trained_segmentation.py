@@ -5,6 +5,7 @@ Legend: B images, D width, K classes, (h, w) patch grid, (H, W) pixels.
 """
 
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from distill.contracts import ImageEncoder, SegmentationSet
 from distill.encoders.dual import DualEncoder
-from distill.eval.dense import LinearScores, best_class, upsample
+from distill.eval.dense import LinearScores, check_slide, segment, upsample
 from distill.eval.features import Kind, Precision, device_of, patch_map, resize_short_side, tokens
 from distill.eval.metrics import TaskResult, count_set, segmentation_result
 from distill.eval.pictures.things import num_things_of
@@ -27,15 +28,22 @@ TRAINING = ProbeTraining(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedLinearSettings:
-    """The protocol. DINOv2 scores in windows of 512 pixels every 341; here whole pictures are scored."""
+    """The protocol: trained on squares of the shorter side, scored in windows, whose scores are averaged."""
 
     features: Kind = "final"
     training: ProbeTraining = field(default_factory=lambda: TRAINING)
     short_side: int | None = 512
     """Pictures are resized so that the shorter side has so many pixels; None keeps them. Labels stay when scored."""
+    mode: Literal["whole", "slide"] = "slide"
+    window: int = 512
+    """slide: side of a window, pixels of the resized picture."""
+    stride: int = 341
     batch_size: int = 32
     """Of the scored pictures. Changes memory, not results."""
     precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        check_slide(self.window, self.stride)
 
 
 class NormedLinear(nn.Module):
@@ -74,7 +82,14 @@ def evaluate(
     scores = fit(encoder.image, train_set, settings)
 
     def predict(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        return best_class(_features(encoder.image, pixels, settings), scores, size=size)
+        return segment(
+            resize_short_side(pixels, settings.short_side),
+            lambda seen: _features(encoder.image, seen, settings),
+            scores,
+            size=size,
+            slide=None if settings.mode == "whole" else (settings.window, settings.stride),
+            mean_of="scores",
+        )
 
     return segmentation_result(
         count_set(data, predict, batch_size=settings.batch_size),
@@ -91,7 +106,8 @@ def fit(image: ImageEncoder, train_set: SegmentationSet, settings: TrainedLinear
     head.to(device)
 
     def loss(head: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> Tensor:
-        scores = upsample(head(_features(image, pixels, settings)), tuple(labels.shape[-2:]))
+        resized = resize_short_side(pixels, settings.short_side)
+        scores = upsample(head(_features(image, resized, settings)), tuple(labels.shape[-2:]))
         known = (labels != train_set.ignore).sum().clamp_min(1).to(device)
         each = functional.cross_entropy(scores, labels.to(device), ignore_index=train_set.ignore, reduction="sum")
         return each / known
@@ -101,5 +117,4 @@ def fit(image: ImageEncoder, train_set: SegmentationSet, settings: TrainedLinear
 
 
 def _features(image: ImageEncoder, pixels: Tensor, settings: TrainedLinearSettings) -> Float[Tensor, "B D h w"]:
-    resized = resize_short_side(pixels, settings.short_side)
-    return patch_map(tokens(image, resized, kind=settings.features, precision=settings.precision))
+    return patch_map(tokens(image, pixels, kind=settings.features, precision=settings.precision))

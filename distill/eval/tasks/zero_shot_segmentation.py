@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distill.contracts import ImageEncoder, SegmentationSet
 from distill.encoders.dual import DualEncoder
-from distill.eval.dense import LinearScores, best_class, best_class_in_windows, window_grid
+from distill.eval.dense import LinearScores, check_slide, segment
 from distill.eval.features import Kind, Precision, patch_map, resize_short_side, tokens, unit
 from distill.eval.metrics import TaskResult, count_set, segmentation_result
 from distill.eval.pictures.things import num_things_of
@@ -38,8 +38,7 @@ class ZeroShotSettings:
 
     def __post_init__(self) -> None:
         check_templates(self.templates)
-        if not 1 <= self.stride <= self.window:
-            raise ValueError(f"stride={self.stride}: expected 1 to window={self.window}; more would leave gaps")
+        check_slide(self.window, self.stride)
         if self.short_side is not None and self.short_side < 1:
             raise ValueError(f"short_side={self.short_side} is not positive")
         if not -1 <= self.background_score <= 1:
@@ -85,12 +84,13 @@ def predict(
 ) -> Int[Tensor, "B H2 W2"]:
     """A class for every pixel of a label map of `size`."""
     resized = resize_short_side(pixels, settings.short_side)
-    if settings.mode == "whole":
-        return best_class(_unit_map(image, resized, settings), scores, size=size)
-    image_size = tuple(resized.shape[-2:])
-    windows = window_grid(image_size, window=settings.window, stride=settings.stride)
-    features = [_unit_map(image, windows.of(resized, corner), settings) for corner in windows.corners]
-    return best_class_in_windows(features, scores, windows=windows, image_size=image_size, size=size)
+    return segment(
+        resized,
+        lambda seen: _unit_map(image, seen, settings),
+        scores,
+        size=size,
+        slide=None if settings.mode == "whole" else (settings.window, settings.stride),
+    )
 
 
 def _unit_map(image: ImageEncoder, pixels: Tensor, settings: ZeroShotSettings) -> Tensor:
