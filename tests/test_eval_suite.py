@@ -79,6 +79,15 @@ def test_every_number_is_what_the_task_says_alone(runs, scenes):
             assert told == pytest.approx(number, abs=1e-6, nan_ok=True), f"{name}/{value}"
 
 
+def test_every_task_looks_in_the_precision_that_is_asked_for(runs, scenes):
+    one = subject(runs[0])
+    exact, quick = carried_out(one, scenes), carried_out(one, scenes, "precision=bf16", limit=LIMIT)
+    for name, kept in quick.measured.items():
+        assert kept.settings["precision"] == "bf16" and exact.measured[name].settings["precision"] == "fp32"
+    seen = [name for name, kept in quick.measured.items() if kept.values != exact.measured[name].values]
+    assert {"depth", "health", "normals", "linear_segmentation"} <= set(seen)
+
+
 def test_pictures_tell_the_values_again_in_every_task(runs, scenes):
     found = carried_out(subject(runs[0]), scenes)
     told = set()

@@ -251,6 +251,7 @@ ORCHESTRATION = {
     "evaluate.probe": "ridge",
     "evaluate.probe_steps": "3",
     "evaluate.decoder": "@decoder.safetensors",
+    "evaluate.precision": "bf16",
     "evaluate.templates": "tcl",
     "evaluate.features": "final",
     "evaluate.mode": "slide",

@@ -124,6 +124,9 @@ class Evaluate:
     decoder: str | None = None
     """depth, normals with probe=dpt: a released decoder of TIPSv2, an .npz, .zip or .safetensors file or a folder that
     holds one, which is scored as it is instead of training a head. It reads encoders of one width."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """In which the encoder looks at pictures: bf16 is autocast, quicker where the processor has it, and moves scores a
+    little. What is made of its features is computed in fp32 or finer."""
     templates: Literal["plain", "tcl", "imagenet80"] = "plain"
     features: Literal["value", "final"] = "value"
     mode: Literal["whole", "slide"] = "whole"

@@ -47,6 +47,7 @@ def zero_shot_settings(data: EvaluationData, asked: Evaluate) -> ZeroShotSetting
         short_side=data.short_side,
         window=data.image_size,
         stride=data.image_size * 3 // 4,
+        precision=asked.precision,
     )
 
 
@@ -62,8 +63,9 @@ def trained_linear_settings(data: EvaluationData, asked: Evaluate) -> TrainedLin
 
 
 def _linear_windows(data: EvaluationData, asked: Evaluate) -> dict[str, Any]:
-    """Windows are as large as the training pictures and overlap by a third: DINOv2's 512 and 341 at 512."""
-    return {"mode": asked.mode, "window": data.image_size, "stride": data.image_size * 2 // 3}
+    """What both probes share. Windows are as large as the training pictures and overlap by a third, as DINOv2's do."""
+    windows = {"mode": asked.mode, "window": data.image_size, "stride": data.image_size * 2 // 3}
+    return windows | {"precision": asked.precision}
 
 
 def depth_settings(data: EvaluationData, asked: Evaluate) -> DepthSettings:
@@ -74,17 +76,24 @@ def depth_settings(data: EvaluationData, asked: Evaluate) -> DepthSettings:
         decoder=asked.decoder,
         crop=asked.depth_crop,
         short_side=data.image_size,
+        precision=asked.precision,
     )
 
 
 def normals_settings(data: EvaluationData, asked: Evaluate) -> NormalsSettings:
     training = replace(normals.TRAINING, steps=asked.probe_steps)
-    return NormalsSettings(head=asked.probe, training=training, decoder=asked.decoder, short_side=data.image_size)
+    return NormalsSettings(
+        head=asked.probe,
+        training=training,
+        decoder=asked.decoder,
+        short_side=data.image_size,
+        precision=asked.precision,
+    )
 
 
-def retrieval_settings(num_cls: int) -> tuple[RetrievalSettings, ...]:
+def retrieval_settings(num_cls: int, asked: Evaluate) -> tuple[RetrievalSettings, ...]:
     """One for each CLS token, the last token's first: it reads the detailed captions."""
-    return tuple(RetrievalSettings(cls=cls) for cls in reversed(range(num_cls)))
+    return tuple(RetrievalSettings(cls=cls, precision=asked.precision) for cls in reversed(range(num_cls)))
 
 
 def zero_shot(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
@@ -102,7 +111,7 @@ def linear(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskR
 
 def captions(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
     """The last CLS token's recalls; with two tokens also CLS 1's, as `cls1_...`."""
-    last, *others = retrieval_settings(encoder.image.num_cls)
+    last, *others = retrieval_settings(encoder.image.num_cls, asked)
     found = retrieval.evaluate(encoder, data.captions[1], last)
     if not others:
         return found
@@ -110,7 +119,7 @@ def captions(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> Tas
 
 
 def neighbours(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
-    return knn.evaluate(encoder, data.classes_train, data.classes, knn.KnnSettings())
+    return knn.evaluate(encoder, data.classes_train, data.classes, knn.KnnSettings(precision=asked.precision))
 
 
 def distance(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
@@ -125,37 +134,44 @@ def named_classes(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -
     """CLS 1's, because names of classes are short as web captions are; with two tokens also the last's, as
     `cls2_...`."""
     chosen = [
-        ZeroShotClassificationSettings(templates=asked.templates, cls=cls) for cls in range(encoder.image.num_cls)
+        ZeroShotClassificationSettings(templates=asked.templates, cls=cls, precision=asked.precision)
+        for cls in range(encoder.image.num_cls)
     ]
     first, *others = [zero_shot_classification.evaluate(encoder, data.classes, settings) for settings in chosen]
     return _beside(first, "cls2", others[0]) if others else first
 
 
 def classifier(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
-    settings = LinearClassificationSettings(solver=asked.classifier)
+    settings = LinearClassificationSettings(solver=asked.classifier, precision=asked.precision)
     return linear_classification.evaluate(encoder, data.classes_train, data.classes, settings)
 
 
 def pairs(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
     """The last CLS token's, which reads detailed captions; with two tokens also CLS 1's, as `cls1_...`."""
-    chosen = [PairSettings(cls=cls) for cls in reversed(range(encoder.image.num_cls))]
+    chosen = [PairSettings(cls=cls, precision=asked.precision) for cls in reversed(range(encoder.image.num_cls))]
     last, *others = [compositional_pairs.evaluate(encoder, data.pairs, settings) for settings in chosen]
     return _beside(last, "cls1", others[0]) if others else last
 
 
 def instances(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
     of_its_benchmark = "merged" if asked.instances == "uned" else "own"
-    settings = InstanceSettings(index=of_its_benchmark if asked.index == "auto" else asked.index)
+    index = of_its_benchmark if asked.index == "auto" else asked.index
+    settings = InstanceSettings(index=index, precision=asked.precision)
     return instance_retrieval.evaluate(encoder, data.instances, settings)
 
 
 def patches_and_names(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
-    settings = AlignmentSettings(templates=asked.templates, hidden_ratio=asked.hidden_ratio, short_side=data.short_side)
+    settings = AlignmentSettings(
+        templates=asked.templates,
+        hidden_ratio=asked.hidden_ratio,
+        short_side=data.short_side,
+        precision=asked.precision,
+    )
     return alignment.evaluate(encoder, data.segmentation, settings)
 
 
 def condition(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
-    return health.evaluate(encoder, data.classes, HealthSettings())
+    return health.evaluate(encoder, data.classes, HealthSettings(precision=asked.precision))
 
 
 def _beside(found: TaskResult, name: str, other: TaskResult) -> TaskResult:

@@ -209,7 +209,7 @@ def _settings(recipe: Recipe, data: EvaluationData) -> dict[str, Any]:
         for features in FEATURES:
             asked = replace(recipe.evaluate, features=features)
             settings[f"zero_shot_segmentation/{features}"] = zero_shot_settings(data, asked)
-        for chosen in retrieval_settings(recipe.student.image.num_cls):
+        for chosen in retrieval_settings(recipe.student.image.num_cls, recipe.evaluate):
             settings[f"retrieval/cls{chosen.cls + 1}"] = chosen
     return settings
 
