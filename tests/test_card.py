@@ -15,13 +15,14 @@ from test_family_tips import write_tokenizer
 from tiny_released import timm_file
 from tiny_runs import trained
 
+from distill import cli
 from distill.config import Data, Dataset, recipe_from_file
 from distill.eval import TASKS
 from distill.eval.command import AGREEMENT
 from distill.publish.card import FILES, choose_licence, write_card
 from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, choose, metadata, wants_copy
 from distill.publish.card.loading import FOLDER, PICTURE
-from distill.publish.card.measured import DATA_OF, HUB_TASKS
+from distill.publish.card.measured import DATA_OF, HUB_TASKS, measured
 from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
 from distill.publish.card.sections import PAPER, SOFTWARE
 from distill.publish.card.sources import hub_name, licences_of, sources_of
@@ -325,6 +326,20 @@ def test_results_of_eval_stand_in_the_card_with_their_settings(runs: dict[str, P
     assert [row["task"]["type"] for row in results] == ["depth-estimation", "image-segmentation"]
     assert results[1]["metrics"] == [{"type": "miou", "value": 12.34, "name": "miou"}]
     assert results[1]["dataset"] == {"name": "ade20k", "type": "ade20k"}
+
+
+def test_results_of_a_whole_suite_stand_in_the_card_and_quick_looks_do_not(runs: dict[str, Path], tmp_path: Path):
+    run = shutil.copytree(runs["captions"], tmp_path / "captions")
+    page = tmp_path / "two.yaml"
+    page.write_text("title: two\nevaluate: {num_images: 16}\nmeasures: {near: {task: knn}, far: {task: depth}}\n")
+    assert cli.main(["eval", str(run), "--suite", str(page), "--limit", "12"]) == 0
+    step = find(run).step
+    assert not [each for each in measured(find(run).folder, step=step, side="student") if "suite" in each.data]
+    assert cli.main(["eval", str(run), "--suite", str(page)]) == 0
+    found = measured(find(run).folder, step=step, side="student")
+    assert [each.data for each in found if "suite" in each.data] == ["near of the suite two", "far of the suite two"]
+    kept = json.loads((run / "eval" / "two" / "near.json").read_text())
+    assert found[0].values == kept["values"] and found[0].num_images == kept["num_images"]
 
 
 def test_every_task_has_its_data_and_a_name_on_the_hub():

@@ -13,7 +13,7 @@ from distill.publish.card.sources import run_summary, without_places
 FORMAT = 1
 """Of the files that `distill eval` writes."""
 DATA_OF = {
-    **dict.fromkeys(("zero_shot_segmentation", "linear_segmentation", "retrieval"), "segmentation"),
+    **dict.fromkeys(("zero_shot_segmentation", "linear_segmentation", "alignment", "retrieval"), "segmentation"),
     **dict.fromkeys(("knn", "zero_shot_classification", "linear_classification", "health", "agreement"), "classes"),
     "compositional_pairs": "pairs",
     "instance_retrieval": "instances",
@@ -58,8 +58,10 @@ class Measured:
 
 
 def measured(checkpoint: Path, *, step: int, side: str) -> list[Measured]:
-    """Results of `distill eval` on this very step, and of the training's last evaluation for tasks that lack one."""
-    found = list(_of_eval(checkpoint.parent.parent / "eval", step=step, side=side))
+    """Results of `distill eval` on this very step, alone and in whole suites, and of the training's last evaluation for
+    tasks that lack one."""
+    folder = checkpoint.parent.parent / "eval"
+    found = [*_of_eval(folder, step=step, side=side), *_of_suites(folder, step=step, side=side)]
     known = {each.task for each in found}
     summary = run_summary(checkpoint)
     if side == "student" and summary.get("steps") == step:
@@ -98,6 +100,26 @@ def _of_eval(folder: Path, *, step: int, side: str) -> Iterator[Measured]:
             settings=page["settings"],
             notes=tuple(page.get("notes", ())),
         )
+
+
+def _of_suites(folder: Path, *, step: int, side: str) -> Iterator[Measured]:
+    """Whole ones: a quick look at a few pictures is no result."""
+    for path in sorted(folder.glob("*/eval.json")):
+        page = json.loads(path.read_text())
+        for encoder in page["encoders"]:
+            who = encoder["who"]
+            if page["format"] != FORMAT or encoder["limit"] is not None or (who["side"], who["step"]) != (side, step):
+                continue
+            for name, found in encoder["measured"].items():
+                yield Measured(
+                    task=found["task"],
+                    data=f"{name} of the suite {page['suite']}",
+                    num_images=found["num_images"],
+                    values=found["values"],
+                    others={},
+                    settings=found["settings"],
+                    notes=tuple(found["notes"]),
+                )
 
 
 def _of_training(summary: dict[str, Any], asked: Evaluate) -> Iterator[Measured]:
