@@ -246,6 +246,7 @@ ORCHESTRATION = {
     "evaluate.instances": "@instances/second",
     "evaluate.index": "merged",
     "evaluate.classifier": "sgd",
+    "evaluate.classifier_reads": "dinov2",
     "evaluate.geometry": "@geometry/second",
     "evaluate.depth_crop": "none",
     "evaluate.probe": "ridge",

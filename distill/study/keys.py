@@ -45,6 +45,7 @@ SINCE: dict[str, Any] = {
     "evaluate.instances": None,
     "evaluate.index": "auto",
     "evaluate.classifier": "lbfgs",
+    "evaluate.classifier_reads": "last",
     "evaluate.geometry": None,
     "evaluate.depth_crop": "eigen",
     "evaluate.probe": "ridge",
