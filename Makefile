@@ -1,11 +1,12 @@
-# make test: everything from nothing, then the tests. make quick, make study: the study, small and whole.
+# make test: everything from nothing, then the tests. make quick, make study: the study, small and whole. make docs: the
+# site of docs/, in build/site.
 
 export HF_HUB_OFFLINE := 1
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test quick study lint clean
+.PHONY: test quick study docs lint clean
 
 test: .venv/ready
 	$(BIN)/pytest -m "not gpu and not slow"
@@ -15,6 +16,10 @@ quick: .venv/ready
 
 study: .venv/ready
 	$(BIN)/distill study run first --seeds 0
+
+# Warnings are errors. The variable silences an advertisement of mkdocs-material.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -60,6 +60,9 @@ examples:
   distill teachers inspect timm:deit_tiny_patch16_224 --weights model.safetensors
   distill teachers inspect timm:convnext_tiny --weights random"""
 
+MAPS = ("pca", "segmentation", "heat", "similarity", "parts", "depth", "normals")
+"""The names of `distill.show.views.VIEWS`, which is not imported for a usage message."""
+
 AGREEMENT = "agreement"
 EVAL = f"""\
 tasks: {", ".join(TASKS)}; {AGREEMENT}: how far the student sees what its teacher sees
@@ -84,6 +87,27 @@ examples:
   DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k
   distill eval runs/ibotpp-seed0 zero_shot_segmentation segmentation=ade20k root=/data      # or data.root=/data"""
 
+SHOW = """\
+pca             patch features in their principal colours          layers=all basis=own|turned|shared colours=lab|rgb
+segmentation    zero-shot, by class names                          classes=[cat, dog] templates=tcl mode=slide
+heat            how alike patches are to a text                    query="a red circle"
+similarity      how alike patches are to the one at a point        point=0.3,0.7 of=each|first
+parts           k-means parts of all pictures together             num=6
+depth, normals  read out by a probe                                geometry=FOLDER probe=ridge|linear|dpt
+
+examples:
+  distill show pca runs/ibot-seed0 runs/ibotpp-seed0 --to features.png
+  distill show pca runs/vanilla-seed0 runs/vanilla-seed0 side=untrained --images photos --to features.pdf
+  distill show pca timm:deit_tiny_patch16_224 weights=deit.safetensors image_size=672 --images photo.jpg --to fine.png
+  distill show segmentation runs/vanilla-seed0 side=teacher runs/vanilla-seed0 --to teacher_and_student.png
+  distill show segmentation open_clip:models/siglip2 'classes=[cat, dog, sofa]' --images photos --to sheet.pdf
+  distill show heat runs/ibotpp-seed0 'query=[a red circle, dots]' num_pictures=12 --to heat.png
+  distill show depth runs/ibotpp-seed0 geometry=nyuv2 --images rooms --to depth.png
+
+side=student|teacher|untrained, weights=FILE and title=TEXT are said of the model before them. Without --images the
+pictures are held-out scenes of the first run's world. A larger image_size gives finer maps; width, height (inches) and
+dpi make the sheet."""
+
 CACHE = """\
 examples:
   distill cache plan vanilla teacher.checkpoint=runs/ibot-seed0 data.scenes.num_train=20000
@@ -93,6 +117,30 @@ examples:
 
 `train` writes the folder itself where it is not there. A writing that was interrupted goes on when the same command is
 given again; several processes may write one folder, and `accelerate launch` does."""
+
+DATA = """\
+examples:
+  distill data caption photos --model models/blip --granularity short --to photos_short
+  distill data caption photos --model models/blip --granularity short --in-place
+  distill data caption photos_short --model models/smolvlm --granularity detailed --prompt tipsv2 --to photos_captioned
+  distill data caption photos --model models/smolvlm --granularity detailed --prompt "Describe it: {image}" --in-place
+
+Pictures that have a caption are skipped: a captioning that was stopped goes on when the same command is given again."""
+
+PUBLISH = """\
+formats: timm, open_clip, transformers, tips (the released .npz layout), onnx; each in a folder of its name. Every one
+is loaded back by its own library, without this package, and compared with the student: proof.json has what came out.
+
+examples:
+  distill publish runs/ibotpp-seed0 --to published/ibotpp
+  distill publish runs/ibotpp-seed0 --to published/small --formats timm,onnx --photos photos
+  distill publish runs/vanilla-seed0 --to published/half --dtype fp16
+  distill publish runs/ibotpp-seed0 --to published/average --side teacher
+  distill publish runs/deit-seed0 --to published/deit --licence apache-2.0 --picture features.png
+  distill publish published/ibotpp --push someone/ibotpp-small          what would go to the hub; sends nothing
+  distill publish published/ibotpp --push someone/ibotpp-small --upload
+
+The hub's token comes from HF_TOKEN, or from what `hf auth login` left on this machine."""
 
 RECIPES = """\
 examples:
@@ -151,6 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_teachers(commands)
 
     _add_cache(commands, settings)
+    _add_data(commands)
 
     command = _command(commands, "eval", "measure an encoder", EVAL, run=evaluate)
     about = "run folder, checkpoint folder, or an encoder as in teacher.model; with --suite any number of them"
@@ -160,6 +209,10 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--suite", metavar="NAME", help="many tasks in one go: tipsv2, scenes, samples, or a page")
     command.add_argument("--limit", type=_positive, metavar="N", help="a quick look at N pictures of each set")
     command.add_argument("--to", type=Path, metavar="FOLDER", help="with several encoders: where the comparison goes")
+
+    _add_publish(commands)
+
+    _add_show(commands)
 
     command = _command(commands, "recipes", "list the recipes, or show one with every setting", RECIPES)
     actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -232,6 +285,16 @@ def _add_teachers(commands: argparse._SubParsersAction) -> None:
     action.add_argument("--weights", metavar="FILE", help="as in teacher.weights: a file, or random")
 
 
+def _add_show(commands: argparse._SubParsersAction) -> None:
+    summary = "draw what encoders make of pictures on a contact sheet"
+    command = _command(commands, "show", summary, SHOW, run=show)
+    command.add_argument("what", metavar="WHAT", choices=MAPS, help=f"{', '.join(MAPS)}, see below")
+    about = "RUN, CHECKPOINT or FAMILY:NAME, any number of them, and settings of the kind of map"
+    command.add_argument("words", metavar="MODEL|key=value", nargs="*", help=about)
+    command.add_argument("--images", type=Path, metavar="PLACE", help="a picture, or a folder of pictures")
+    command.add_argument("--to", type=Path, required=True, metavar="FILE", help="the sheet: .png, or .pdf with pages")
+
+
 def _add_cache(commands: argparse._SubParsersAction, settings: str) -> None:
     command = _command(commands, "cache", "run a frozen teacher once, and train from what it said", CACHE)
     actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -245,6 +308,56 @@ def _add_cache(commands: argparse._SubParsersAction, settings: str) -> None:
         action.add_argument("words", metavar="key=value", nargs="*", help=settings)
         if name == "write":
             action.add_argument("--to", type=Path, metavar="FOLDER", help="(default: the recipe's teacher.cache)")
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    command = _command(commands, "data", "make captions for pictures that have none", DATA)
+    actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
+    summary = "write captions of one granularity with a captioner of transformers (extra: hf)"
+    action = _command(actions, "caption", summary, DATA, run=caption)
+    action.add_argument("pictures", type=Path, metavar="PICTURES", help="a folder of pictures, or of parquet files")
+    about = "a captioner that transformers' save_pretrained wrote; nothing is downloaded"
+    action.add_argument("--model", type=Path, required=True, metavar="FOLDER", help=about)
+    about = "the new column, as data.dataset.columns calls it"
+    action.add_argument("--granularity", choices=("short", "detailed"), required=True, help=about)
+    place = action.add_mutually_exclusive_group(required=True)
+    place.add_argument("--to", type=Path, metavar="FOLDER", help="write parquet files with pictures and captions")
+    place.add_argument("--in-place", action="store_true", help="write a metadata.jsonl into the folder of pictures")
+    about = "a text with {image}, {alt}, {short}, {detailed} in it, or tipsv2 (default: none)"
+    action.add_argument("--prompt", default="", metavar="TEXT", help=about)
+    action.add_argument(
+        "--image", default="image", metavar="COLUMN", help="of the pictures in parquet (default: image)"
+    )
+    for kind in ("alt", "short", "detailed"):
+        about = f"of the captions that {{{kind}}} quotes (default: {kind})"
+        action.add_argument(f"--{kind}", metavar="COLUMN", help=about)
+    action.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="pictures at a time (default: 8)")
+    action.add_argument("--max-tokens", type=_positive, default=64, metavar="N", help="of a caption (default: 64)")
+
+
+def _add_publish(commands: argparse._SubParsersAction) -> None:
+    summary = "write a student for the libraries people use, and send it to the hub"
+    command = _command(commands, "publish", summary, PUBLISH, run=publish)
+    command.add_argument("run", type=Path, metavar="RUN|FOLDER", help="run or checkpoint folder; or a published one")
+    written = command.add_argument_group("writing a folder")
+    written.add_argument("--to", type=Path, metavar="FOLDER", help="must not be there yet")
+    written.add_argument("--formats", metavar="NAME,NAME", help="(default: all that this student can have)")
+    written.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of weights; onnx is fp32")
+    written.add_argument("--side", choices=("student", "teacher"), default="student", help="whose weights")
+    written.add_argument("--photos", type=Path, metavar="FOLDER", help="to compare on (default: held-out scenes)")
+    size = "transformers only: larger weights are cut into files of this size (default: 5GB)"
+    written.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help=size)
+    licence = "of the student, as the hub names it (default: what its teachers' licences ask for)"
+    written.add_argument("--licence", metavar="NAME", help=licence)
+    written.add_argument("--licence-text", type=Path, metavar="FILE", help="goes along as LICENSE")
+    written.add_argument("--picture", type=Path, metavar="PNG", help="of its features, for the card")
+    written.add_argument("--page", type=Path, help="the recipe it stands on, where that does not come with distill")
+    written.add_argument("--data", action="append", default=[], metavar="OWNER/NAME", help="the hub's name of its data")
+    sent = command.add_argument_group("the hub")
+    sent.add_argument("--push", metavar="OWNER/NAME", help="say what would go there")
+    sent.add_argument("--upload", action="store_true", help="send it")
+    sent.add_argument("--public", action="store_true", help="for everybody (default: private)")
+    sent.add_argument("--update", action="store_true", help="into a repository that is there already")
 
 
 def train(options: argparse.Namespace) -> int:
@@ -285,6 +398,24 @@ def cache(name: str) -> Callable[[argparse.Namespace], int]:
         return ACTIONS[name](options)
 
     return carry_out
+
+
+def caption(options: argparse.Namespace) -> int:
+    from distill.captioning.command import caption as carry_out
+
+    return carry_out(options)
+
+
+def publish(options: argparse.Namespace) -> int:
+    from distill.publish.command import run
+
+    return run(options)
+
+
+def show(options: argparse.Namespace) -> int:
+    from distill.show.command import show as carry_out
+
+    return carry_out(options.what, options.words, images=options.images, to=options.to)
 
 
 def evaluate(options: argparse.Namespace) -> int:

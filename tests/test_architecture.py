@@ -20,6 +20,7 @@ FORBIDDEN = {
     "distill.train": ("teachers",),
     "distill.eval": ("teachers",),
     "distill.study": ("teachers",),
+    "distill.captioning": ("distill.encoders", "distill.objective", "distill.eval", "distill.study", "teachers"),
     "distill.publish": ("distill.study", "teachers"),
     "distill.show": ("distill.study", "teachers"),
     "distill.trained": ("distill.compose", "distill.eval", "distill.data", "teachers"),
@@ -28,7 +29,15 @@ FORBIDDEN = {
 }
 """What a package must not import, whatever the depth; its own modules are always allowed."""
 
-TOPS = ("distill.study", "distill.inspection", "distill.publish", "distill.show", "distill.cli", "distill.__main__")
+TOPS = (
+    "distill.study",
+    "distill.captioning",
+    "distill.inspection",
+    "distill.publish",
+    "distill.show",
+    "distill.cli",
+    "distill.__main__",
+)
 """What stands above the library: only the command line and what stands there itself may import it."""
 
 BELOW_COMPOSE = ("distill.config", "distill.contracts", "distill.data", "distill.encoders", "distill.objective")

@@ -76,7 +76,7 @@ def test_help_and_messages_are_quick_and_load_no_torch(arguments: list[str]) -> 
 
 
 def test_the_help_of_every_command_has_examples(capsys: pytest.CaptureFixture) -> None:
-    for command in ("train", "study", "teachers", "cache", "eval", "recipes"):
+    for command in ("train", "study", "teachers", "cache", "data", "eval", "recipes"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         text = capsys.readouterr().out

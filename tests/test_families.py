@@ -79,6 +79,7 @@ def test_what_every_family_promises(family: str, kind: str, released: Callable):
     found = load(given.model, given.weights)
     assert isinstance(found, Pretrained) and isinstance(found.image, ImageEncoder)
     assert found.name == given.model and found.licence == given.licence and found.source not in ("", "random")
+    assert found.files and all(file.is_file() for file in found.files)
     _check_pictures(found, given)
     _check_texts(found, given)
     assert (found.heads is not None) == given.with_heads == (found.num_prototypes is not None)

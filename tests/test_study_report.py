@@ -22,6 +22,8 @@ from tiny_runs import own_accelerator
 from distill.config import recipe_from_file, recipe_text, save_recipe
 from distill.data.scenes.tiers import TIERS
 from distill.resampling import score
+from distill.show.basis import principal_colours
+from distill.show.palette import class_colours
 from distill.study.cells import Study, load_study
 from distill.study.comparable import measured_otherwise
 from distill.study.findings import findings_of
@@ -30,12 +32,11 @@ from distill.study.inference import estimate, judge
 from distill.study.jobs import Job, jobs_of, report_folder
 from distill.study.measure import measuring_fingerprint
 from distill.study.promote import read_records
-from distill.study.report.colours import CELLS, cell_style, class_colours, level_style
+from distill.study.report.colours import CELLS, cell_style, level_style
 from distill.study.report.effects import write_effects
 from distill.study.report.facets import groups_of
 from distill.study.report.intervals import interval_table, model_tables
 from distill.study.report.page import to_markdown
-from distill.study.report.pictures import principal_colours
 from distill.study.report.report import Drawn, content, write_report
 from distill.study.report.tables import class_tables, effect_table, main_table
 from distill.study.report.terminal import print_report

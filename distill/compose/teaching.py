@@ -11,7 +11,7 @@ from distill.config import Teacher as Settings
 from distill.encoders.dual import DualEncoder, build_dual
 from distill.encoders.head import Heads, build_heads
 from distill.encoders.low_rank import merge_adapters
-from distill.encoders.weights import load_strictly
+from distill.encoders.weights import load_strictly, sha256_of_weights
 from distill.objective.transfer import Transfer
 from distill.trained import load_trained, under
 from teachers import Cached, Frozen, Partial
@@ -33,6 +33,8 @@ class TeacherReport:
     """Its name in an ensemble; empty for one that teaches alone."""
     name: str
     source: str
+    weights_sha256: str | None
+    """Of the files they were read from; None for random ones."""
     licence: str | None
     image_size: int
     """Side of the pictures it looks at in this run, pixels."""
@@ -107,6 +109,7 @@ class Teaching:
             member=self.member,
             name=self.source.name,
             source=self.source.source,
+            weights_sha256=sha256_of_weights(self.source.files),
             licence=self.source.licence,
             image_size=self.teacher.image_size,
             patch_size=self.source.image.patch_size,

@@ -1,8 +1,9 @@
 """Reading weights from files, and fitting them to a module: names, shapes and position grids are checked."""
 
+import hashlib
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -75,6 +76,18 @@ def _tensors_in(found: object, path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name, but {', '.join(map(str, list(found)[:5])) or 'nothing'}")
     return tensors
+
+
+def sha256_of_weights(files: Sequence[Path]) -> str | None:
+    """Of one file what `sha256sum FILE` prints, of several the sum of what it prints for all; None without any."""
+    sums = []
+    for path in files:
+        with path.open("rb") as file:
+            sums.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if len(sums) < 2:
+        return sums[0] if sums else None
+    lines = "".join(f"{found}  {path.name}\n" for found, path in zip(sums, files, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], *, what: str) -> None:

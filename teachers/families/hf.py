@@ -94,6 +94,7 @@ def load(name: str, weights: str | None) -> Pretrained:
         temperature=math.exp(-model.logit_scale.item()) if kind.with_text else None,
         licence=licence_on_card(folder),
         source=weights or name,
+        files=() if weights == RANDOM else tuple(sorted(folder.glob("*.safetensors"))),
     )
 
 

@@ -57,6 +57,7 @@ def load(name: str, weights: str | None) -> Pretrained:
         temperature=math.exp(-model.logit_scale.item()),
         licence=described.licence,
         source=described.source,
+        files=() if described.file is None else (described.file,),
     )
 
 

@@ -22,6 +22,7 @@ def load(name: str, weights: str | None) -> Pretrained:
         temperature=trained.temperature,
         licence=None,
         source=str(trained.folder),
+        files=(trained.folder / "student.safetensors",),
         cls="the class token, and the first register" if image.num_cls == 2 else "one token for the whole picture",
         balance=trained.balance,
     )

@@ -33,6 +33,8 @@ class Pretrained:
     """As the file or the library states it; None when neither does."""
     source: str
     """Where the weights came from: a path, a hub name, or `random`."""
+    files: tuple[Path, ...] = ()
+    """What the weights were read from; none where they are random."""
     cls: str = "the whole picture"
     """What its CLS tokens are, in words."""
     balance: dict[str, Tensor] = field(default_factory=dict)

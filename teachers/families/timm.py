@@ -28,12 +28,13 @@ def load(name: str, weights: str | None) -> Pretrained:
     name = known_name(name)
     stated = get_pretrained_cfg(name)
     image, image_size = _tower(name)
-    source = weights
+    source, files = weights, ()
     if weights is None:
-        source = stated.hf_hub_id
-        load_timm_weights(image, _from_hub(name))
+        source, files = stated.hf_hub_id, (_from_hub(name),)
     elif weights != RANDOM:
-        load_timm_weights(image, existing(weights, what=f"timm:{name}"))
+        files = (existing(weights, what=f"timm:{name}"),)
+    for file in files:
+        load_timm_weights(image, file)
     return Pretrained(
         name=f"timm:{name}",
         image=image.eval(),
@@ -43,6 +44,7 @@ def load(name: str, weights: str | None) -> Pretrained:
         temperature=None,
         licence=None if weights == RANDOM else stated.license,
         source=source,
+        files=files,
         cls=_cls(image),
     )
 

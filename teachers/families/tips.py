@@ -47,6 +47,7 @@ def load(name: str, weights: str | None) -> Pretrained:
         temperature=found.temperature,
         licence=found.licence,
         source=weights or name,
+        files=found.files,
     )
 
 

@@ -60,6 +60,8 @@ class Found:
     tokenizer: Path | None
     temperature: float | None
     licence: str | None
+    files: tuple[Path, ...] = ()
+    """Of its weights."""
     vision: dict[str, Tensor] | None = None
     """Under the names of the released files, as is `text`."""
     text: dict[str, Tensor] | None = None
@@ -83,6 +85,7 @@ def read_pair(path: Path) -> Found:
         tokenizer=tokenizer,
         temperature=None if temperature is None else temperature.item(),
         licence=LICENCE,
+        files=(vision_file, text_file),
         vision=vision,
         text=text,
     )
@@ -118,6 +121,7 @@ def read_folder(folder: Path, *, with_weights: bool) -> Found:
     return replace(
         found,
         temperature=found.temperature if temperature is None else temperature.item(),
+        files=tuple(sorted(folder.glob("*.safetensors"))),
         vision={renamed[name]: vision[name] for name in vision},
         text=text,
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from distill.encoders.dual import DualEncoder
@@ -17,7 +16,9 @@ from distill.eval import evaluation_data
 from distill.eval.features import resize_short_side, tokens
 from distill.eval.pictures.things import num_things_of
 from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings, class_scores, predict
-from distill.study.report.colours import IGNORED, class_colours
+from distill.show.basis import principal_colours
+from distill.show.colours import painted
+from distill.show.palette import class_colours
 from distill.study.report.sheet import Sheet
 from distill.study.results import Finished, Results
 from distill.train.checkpoint import all_steps
@@ -91,11 +92,11 @@ def draw_segmentations(shown: Gallery, folder: Path) -> list[Path]:
         sheet = Sheet(titles, columns=len(shown.pictures), legend=legend)
         for column, (picture, truth) in enumerate(zip(shown.pictures, shown.truths, strict=True)):
             sheet.show(0, column, picture)
-            sheet.show(1, column, _painted(truth, colour_of))
+            sheet.show(1, column, painted(truth, colour_of))
             for number, row in enumerate(rows, start=2):
                 said, counts = row.classes[column], truth != shown.ignore
                 right = f"{100 * (said == truth)[counts].mean():.0f} % right" if counts.any() else ""
-                ax = sheet.show(number, column, _painted(said, colour_of), below=right)
+                ax = sheet.show(number, column, painted(said, colour_of), below=right)
                 # A white seam keeps the black line visible on dark classes.
                 for colour, width in (("white", 2.4), ("black", 1.0)):
                     ax.add_collection(LineCollection(_borders(truth), colors=colour, linewidths=width))
@@ -114,21 +115,6 @@ def draw_features(shown: Gallery, folder: Path) -> list[Path]:
                 sheet.show(number, column, row.features[column])
         drawn.append(sheet.save(path))
     return drawn
-
-
-def principal_colours(maps: list[np.ndarray]) -> list[np.ndarray]:
-    """[h, w, D] features to [h, w, 3] RGB in [0, 1]: three principal components of all patches of all maps.
-
-    The largest loading of every component is positive. A component runs from its 2nd to its 98th percentile.
-    """
-    patches = np.concatenate([each.reshape(-1, each.shape[-1]) for each in maps])
-    mean = patches.mean(0)
-    _, vectors = np.linalg.eigh(np.cov((patches - mean).T))
-    basis = vectors[:, ::-1][:, :3]
-    basis = basis * np.sign(basis[np.abs(basis).argmax(0), np.arange(3)])
-    low, high = np.percentile((patches - mean) @ basis, [2, 98], axis=0)
-    span = np.where(high > low, high - low, 1.0)
-    return [np.clip(((each - mean) @ basis - low) / span, 0, 1) for each in maps]
 
 
 def _pictures(run: Finished):
@@ -177,13 +163,6 @@ def _by_area(shown: Gallery) -> list[int]:
     found, counts = np.unique(np.concatenate([each.ravel() for each in maps]), return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return [int(index) for index in found[order] if index != shown.ignore]
-
-
-def _painted(classes: np.ndarray, colour_of: dict[int, str]) -> np.ndarray:
-    painted = np.tile(np.array(to_rgb(IGNORED)), (*classes.shape, 1))
-    for index, colour in colour_of.items():
-        painted[classes == index] = to_rgb(colour)
-    return painted
 
 
 def _borders(classes: np.ndarray) -> list[list[tuple[float, float]]]:

@@ -1,0 +1,137 @@
+"""How every format is loaded: the code that stands in the card, each block complete and run by the tests."""
+
+import json
+import os
+from pathlib import Path, PurePosixPath
+
+from distill.config import Student
+from distill.encoders.timm_names import kind_of
+from distill.publish.proof.record import FormatProof, Proof
+
+FOLDER = "path/to/this/folder"
+PICTURE = "photo.jpg"
+"""What a reader replaces."""
+
+TIMM = """\
+import timm
+import torch
+from PIL import Image
+
+model = timm.create_model("local-dir:{place}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+pixels = transform(Image.open("{picture}").convert("RGB")).unsqueeze(0)
+with torch.inference_mode():
+    {outputs}
+"""
+OF_TIMM = {
+    "transformer": "tokens = model.forward_features(pixels)  # [1, tokens, width]: CLS tokens, then patches",
+    "convnet": "features = model.forward_features(pixels)  # [1, channels, height, width]",
+    "map": "[features] = model(pixels)  # [1, channels, height, width]",
+}
+OPEN_CLIP = """\
+import open_clip
+import torch
+from PIL import Image
+
+model, _, transform = open_clip.create_model_and_transforms("local-dir:{place}")
+tokenizer = open_clip.get_tokenizer("local-dir:{place}")
+pixels = transform(Image.open("{picture}").convert("RGB")).unsqueeze(0)
+with torch.inference_mode():
+    image = model.eval().encode_image(pixels, normalize=True)
+    text = model.encode_text(tokenizer(["a photo of a cat", "a photo of a dog"]), normalize=True)
+    probabilities = (model.logit_scale.exp() * image @ text.T).softmax(dim=-1)
+"""
+TRANSFORMERS = """\
+from transformers import AutoModel, AutoProcessor, pipeline
+
+model = AutoModel.from_pretrained("{place}")
+processor = AutoProcessor.from_pretrained("{place}")
+classify = pipeline(
+    "zero-shot-image-classification",
+    model=model,
+    tokenizer=processor.tokenizer,
+    image_processor=processor.image_processor,
+)
+print(classify("{picture}", candidate_labels=["cat", "dog"], hypothesis_template="a photo of a {{}}"))
+"""
+TRANSFORMERS_VISION = """\
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+model = AutoModel.from_pretrained("{place}").eval()
+processor = AutoImageProcessor.from_pretrained("{place}")
+inputs = processor(images=Image.open("{picture}").convert("RGB"), return_tensors="pt")
+with torch.inference_mode():
+    tokens = model(**inputs).last_hidden_state
+"""
+TIPS = """\
+import numpy as np
+
+# As released: image_encoder.py and text_encoder.py of github.com/google-deepmind/tips take these arrays.
+towers = {{}}
+for tower in ("vision", "text"):
+    with np.load(f"{place}/student_{{tower}}.npz", allow_pickle=False) as arrays:
+        towers[tower] = {{name: arrays[name] for name in arrays.files}}
+"""
+ONNX = """\
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+picture = Image.open("{picture}").convert("RGB").resize(({side}, {side}), Image.Resampling.BICUBIC)
+pixels = (np.asarray(picture, dtype=np.float32) / 255).transpose(2, 0, 1)[None]
+image = onnxruntime.InferenceSession("{place}/image.onnx", providers=["CPUExecutionProvider"])
+cls, patches = image.run(["cls", "patches"], {{"pixels": pixels}})
+"""
+ONNX_TEXT = """
+{tokenize}
+text = onnxruntime.InferenceSession("{place}/text.onnx", providers=["CPUExecutionProvider"])
+[features] = text.run(["features"], {{"ids": ids}})
+"""
+TOKENIZE = {
+    "none": "",
+    "open_clip": """\
+from open_clip import SimpleTokenizer
+
+ids = SimpleTokenizer(context_length={length})(["a photo of a cat", "a photo of a dog"]).numpy()""",
+    "tips": """\
+from sentencepiece import SentencePieceProcessor
+
+words = SentencePieceProcessor(model_file="{place}/tokenizer.model").encode("a photo of a cat")[:{length}]
+ids = np.array([words + [0] * ({length} - len(words))])""",
+}
+
+
+def blocks(folder: Path, proof: Proof, *, student: Student, side: int) -> dict[str, str]:
+    """Python code by format. `folder` is the published one, `side` that of the pictures it was trained on, pixels."""
+    code = {}
+    for name, found in proof.formats.items():
+        place = str(PurePosixPath(FOLDER) / place_of(found))
+        words = {"place": place, "picture": PICTURE, "side": side, "length": student.text.context_length}
+        if name == "timm":
+            code[name] = TIMM.format(**words, outputs=OF_TIMM[_kind_in_timm(folder / place_of(found))])
+        elif name == "open_clip":
+            code[name] = OPEN_CLIP.format(**words)
+        elif name == "transformers":
+            with_text = "text" in found.differences
+            code[name] = (TRANSFORMERS if with_text else TRANSFORMERS_VISION).format(**words)
+        elif name == "tips":
+            code[name] = TIPS.format(**words)
+        elif name == "onnx":
+            tokenize = TOKENIZE[student.text.kind].format(**words)
+            code[name] = (ONNX + (ONNX_TEXT if tokenize else "")).format(**words, tokenize=tokenize)
+    return code
+
+
+def place_of(found: FormatProof) -> str:
+    """The folder of a format's files inside of the published one; `.` for that itself."""
+    return os.path.commonpath([PurePosixPath(file).parent for file in found.files]) or "."
+
+
+def _kind_in_timm(folder: Path) -> str:
+    """Which of OF_TIMM: what the model that config.json describes returns."""
+    page = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if page["model_args"].get("features_only"):
+        return "map"
+    return kind_of(page["architecture"])

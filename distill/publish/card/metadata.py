@@ -1,0 +1,54 @@
+"""What stands above the card for machines: the hub's metadata."""
+
+import re
+from collections.abc import Sequence
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from distill.eval.metrics import is_error
+from distill.publish.card.facts import Facts
+from distill.publish.card.licences import metadata as licence_metadata
+from distill.publish.card.loading import place_of
+from distill.publish.card.measured import HUB_TASKS, Measured
+from distill.publish.card.sources import leaves
+from distill.publish.proof.record import Proof
+
+PAPER = "2604.12012"
+LIBRARIES = ("transformers", "open_clip", "timm", "onnx")
+
+
+def metadata(facts: Facts, proof: Proof, *, datasets: Sequence[str]) -> ModelCardData:
+    """`datasets` are names on the hub. The library is one whose files lie where the hub looks for them, at the top."""
+    formats = [name for name in LIBRARIES if name in proof.formats]
+    at_top = [name for name in formats if place_of(proof.formats[name]) == "."]
+    bases = list(dict.fromkeys(source.hub for source in leaves(facts.sources) if source.hub is not None))
+    how = "distillation" if facts.is_distilled else "self-supervised pretraining"
+    return ModelCardData(
+        **licence_metadata(facts.licence.name),
+        library_name=at_top[0] if at_top else "distill",
+        pipeline_tag="zero-shot-image-classification" if facts.with_text else "image-feature-extraction",
+        tags=["distill", how, "dense-features", f"arxiv:{PAPER}", *formats],
+        base_model=bases or None,
+        datasets=list(datasets) or None,
+        model_name=facts.title,
+        eval_results=[row for result in facts.results for row in _rows(result)] or None,
+    )
+
+
+def _rows(result: Measured) -> list[EvalResult]:
+    """Shares in percent; what is no benchmark, and what was not defined, is left out."""
+    if result.task not in HUB_TASKS:
+        return []
+    return [
+        EvalResult(
+            task_type=HUB_TASKS[result.task],
+            task_name=result.task.replace("_", " "),
+            dataset_name=result.data,
+            dataset_type=re.sub(r"[^\w.-]+", "-", result.data).strip("-"),
+            metric_type=name,
+            metric_name=name.replace("_", " "),
+            metric_value=round(value if is_error(name) else 100 * value, 3),
+        )
+        for name, value in result.values.items()
+        if value is not None
+    ]

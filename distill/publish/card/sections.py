@@ -1,0 +1,201 @@
+"""The card's sections in Markdown, each from the facts it speaks of."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill.publish.card.facts import Facts
+from distill.publish.card.licences import NO_ADVICE, NOT_CHOSEN, TERMS, terms_of
+from distill.publish.card.loading import FOLDER, PICTURE, blocks, place_of
+from distill.publish.card.measured import shown
+from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
+from distill.publish.card.sources import Source, leaves
+from distill.publish.proof.record import Proof
+
+MOVED = (
+    "open_clip finds the sizes of the image tower where `vision_cfg.timm_model_name` of open_clip_config.json says: "
+    "where the folder is moved, write `local-dir:` and its new place there."
+)
+PAPER = """\
+@inproceedings{tipsv2,
+  title     = {TIPSv2: Advancing Vision-Language Pretraining with Enhanced Patch-Text Alignment},
+  author    = {Cao, Bingyi and Chen, Koert and Maninis, Kevis-Kokitsi and Chen, Kaifeng and Karpur, Arjun and
+               Xia, Ye and Dua, Sahil and Dabral, Tanmaya and Han, Guangxing and Han, Bohyung and Ainslie, Joshua and
+               Bewley, Alex and Jacob, Mithun and Wagner, René and Ramos, Washington and Choromanski, Krzysztof and
+               Seyedhosseini, Mojtaba and Zhou, Howard and Araujo, André},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2026},
+  url       = {https://arxiv.org/abs/2604.12012}
+}"""
+SOFTWARE = """\
+@software{distill,
+  title   = {distill: distillation and iBOT++ pretraining of image and image-text encoders},
+  author  = {{The distill authors}},
+  version = {VERSION}
+}"""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A pipe in a cell would end it, and angle brackets would be taken for HTML."""
+    cells = [[cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for cell in row] for row in rows]
+    lines = [head, ["---"] * len(head), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def details(title: str, text: str) -> str:
+    """Shown when it is asked for."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def loading(facts: Facts, proof: Proof, folder: Path) -> str:
+    """Every block is complete; `FOLDER` and `PICTURE` stand for the reader's own."""
+    said = (
+        f'`{FOLDER}` is this folder: a local path, or what `huggingface_hub.snapshot_download("OWNER/NAME")` returns. '
+        f"`{PICTURE}` is any picture. None of it needs the toolkit that trained the model."
+    )
+    found = blocks(folder, proof, student=facts.recipe.student, side=facts.recipe.data.image_size)
+    parts = [said, *(f"**{name}**\n\n```python\n{code}```" for name, code in found.items())]
+    if "open_clip" in proof.formats and "open_clip/config.json" in proof.formats["open_clip"].files:
+        parts.append(MOVED)
+    return "\n\n".join(parts)
+
+
+def learnt_from(facts: Facts) -> str:
+    if not facts.sources:
+        return "Nobody else's weights: it started at random and its only teacher is its own moving average."
+    rows = [_row(source, depth) for source, depth in _flat(facts.sources)]
+    return table(["role", "encoder", "weights", "licence", "SHA-256 of the weights"], rows)
+
+
+def licence(facts: Facts) -> str:
+    """What was chosen, and what the licences of all sources are known to ask."""
+    chosen, terms = facts.licence.name, TERMS.get(facts.licence.name)
+    link = f"[{terms.title}]({terms.url})" if terms is not None else f"`{chosen}`"
+    first = f"This model is published under {link}."
+    if chosen == NOT_CHOSEN:
+        first = "Whoever published this model chose no licence: without one it may be looked at and not used by others."
+    stated = {source.name: source.licence for source in leaves(facts.sources)}
+    points = []
+    for name, its in stated.items():
+        known = terms_of(its)
+        if known is None:
+            what = (
+                f"is under `{its}`, whose terms are not known here"
+                if its
+                else "comes without any statement of a licence"
+            )
+            points.append(f"- `{name}` {what}: that this student may be published as it is, its publisher states.")
+            continue
+        notice = f" The words: “{known.notice}”." if known.notice else ""
+        points.append(f"- `{name}` is under the [{known.title}]({known.url}). {known.says}{notice}")
+    parts = [first, "\n".join(points), NO_ADVICE] if points else [first]
+    return "\n\n".join(part for part in parts if part)
+
+
+def evaluation(facts: Facts) -> str:
+    if not facts.results:
+        return "Not measured."
+    who = list(dict.fromkeys(name for result in facts.results for name in result.others))
+    rows, notes = [], []
+    for result in facts.results:
+        pictures = f", {result.num_images:,} pictures" if result.num_images is not None else ""
+        for position, (name, value) in enumerate(result.values.items()):
+            label = f"**{result.task.replace('_', ' ')}**, {result.data}{pictures}" if position == 0 else ""
+            others = [shown(name, result.others[each].get(name)) if each in result.others else "" for each in who]
+            rows.append([label, name.replace("_", " "), shown(name, value), *others])
+        settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in without_machine(result.settings).items())
+        remarks = "".join(f" {note}" for note in without_machine(result.notes))
+        notes.append(f"- {result.task.replace('_', ' ')}: {settings}.{remarks}")
+    body = table(["task", "measure", "this model", *who], rows)
+    return (
+        f"{body}\n\n<details><summary>Settings of these measurements</summary>\n\n{chr(10).join(notes)}\n\n</details>"
+    )
+
+
+def proven(proof: Proof) -> str:
+    """The comparison that `proof.json` holds."""
+    quantities = list(dict.fromkeys(name for found in proof.formats.values() for name in found.differences))
+    formats = proof.formats.values()
+    rows = [
+        ["folder", *(f"`{place_of(found)}`" for found in formats)],
+        ["size", *(_size(found.bytes) for found in formats)],
+        ["loaded by", *(f"{found.library} {found.version}" for found in formats)],
+    ]
+    for name in quantities:
+        worst = [f"{found.differences[name]:.1e}" if name in found.differences else "" for found in formats]
+        rows.append([name.replace("_", " "), *worst])
+    texts = f" and {proof.num_texts} texts" if proof.num_texts else ""
+    said = (
+        f"Weights are stored in {proof.dtype}. Every format was loaded by its own library, in a process without the "
+        f"toolkit that trained the model, and compared with the student on {proof.num_pictures} {proof.pictures}, at "
+        f"{proof.image_size} pixels,{texts}. The largest absolute differences, none of which may exceed "
+        f"{proof.tolerance:.0e}, are below: of tokens and texts against the length of the student's vector, of logits "
+        "as cosines; `wide` are pictures of another size. All of it is in `proof.json`."
+    )
+    parts = [said, table(["", *proof.formats], rows)]
+    if proof.rounding:
+        listed = ", ".join(f"{name.replace('_', ' ')} {value:.1e}" for name, value in proof.rounding.items())
+        parts.append(f"Rounding the weights to {proof.dtype} by itself changes what the student says by {listed}.")
+    if proof.refused:
+        parts.append("\n".join(f"- No {name}: {why}." for name, why in proof.refused.items()))
+    return "\n\n".join(parts)
+
+
+def training(facts: Facts) -> str:
+    """Data, recipe, and the study that the recipe comes from."""
+    found, recipe = fingerprint(facts.recipe.data), facts.recipe
+    parts, told = [], "was not there any more when this was written, so it has no fingerprint"
+    if found is not None:
+        short, what = found
+        parts.append(details("What the fingerprint is the SHA-256 of, shortened", f"```json\n{json.dumps(what)}\n```"))
+        told = f"has, as this is written, the fingerprint `{short}`"
+    points = [
+        f"- Data: {data_in_words(recipe.data)}; it {told}.",
+        f"- Recipe: every setting is in [recipe.yaml](recipe.yaml); seed {recipe.seed}. {_stands_on(facts)}",
+        f"- Checkpoint: step {facts.step:,}, SHA-256 `{facts.weights_sha256}`.",
+    ]
+    if facts.summary:
+        where, minutes = facts.summary["environment"], facts.summary["seconds"] / 60
+        took = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
+        points.append(f"- Run: {took} on {where['hardware']}, torch {where['torch']}, distill {where['distill']}.")
+    parts.insert(0, "\n".join(points))
+    if facts.stands_on is not None and facts.stands_on.header:
+        quoted = f"```text\n{facts.stands_on.header}\n```"
+        parts.append(details(f"What the page {facts.stands_on.page} says of itself", quoted))
+    return "\n\n".join(parts)
+
+
+def citation(version: str) -> str:
+    return f"```bibtex\n{PAPER}\n\n{SOFTWARE.replace('VERSION', version)}\n```"
+
+
+def _flat(sources: Sequence[Source], depth: int = 0) -> list[tuple[Source, int]]:
+    """A run of ours is followed by what it learnt from."""
+    return [pair for each in sources for pair in [(each, depth), *_flat(each.behind, depth + 1)]]
+
+
+def _row(source: Source, depth: int) -> list[str]:
+    inward = "↳ " * depth
+    own = "trained with this toolkit" if source.is_own else "not stated"
+    return [
+        f"{inward}{source.role}",
+        f"`{source.name}`",
+        source.weights or "not found any more",
+        source.licence or own,
+        f"`{source.sha256}`" if source.sha256 else "not recorded",
+    ]
+
+
+def _stands_on(facts: Facts) -> str:
+    found = facts.stands_on
+    if found is None:
+        return "It stands on no page that comes with distill."
+    by = f", which the study `{found.study}` promoted" if found.study else ""
+    if not found.changed:
+        return f"It is the page `{found.page}`{by}, unchanged."
+    changes = "; ".join(f"`{change}`" for change in found.changed)
+    return f"It stands on the page `{found.page}`{by}, with these settings changed: {changes}."
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,84 @@
+"""Writing the card and what goes with it into a published folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from distill import __version__
+from distill.publish.card import opening, sections
+from distill.publish.card.facts import gather
+from distill.publish.card.licences import Choice, choose
+from distill.publish.card.metadata import metadata
+from distill.publish.card.provenance import published_recipe
+from distill.publish.card.sources import licences_of, sources_of
+from distill.publish.proof.record import Proof
+from distill.train.checkpoint import find
+from distill.train.journal import whole, write_atomically
+
+CARD, RECIPE, PICTURE, LICENCE = "README.md", "recipe.yaml", "features.png", "LICENSE"
+FILES = (CARD, RECIPE, PICTURE, LICENCE)
+"""Everything that is written here."""
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def choose_licence(checkpoint: Path, *, licence: str | None = None) -> Choice:
+    """The licence that the card would state, before anything is written, with warnings for whoever publishes it.
+
+    Raises ValueError where the licences of what the student learnt from do not allow the one that is asked for, or are
+    not known and none is asked for.
+    """
+    return choose(licences_of(sources_of(find(checkpoint).folder)), asked=licence)
+
+
+def write_card(
+    folder: Path,
+    *,
+    checkpoint: Path,
+    proof: Proof,
+    side: str = "student",
+    licence: str | None = None,
+    licence_text: Path | None = None,
+    picture: Path | None = None,
+    page: Path | None = None,
+    datasets: Sequence[str] = (),
+) -> None:
+    """README.md with the hub's metadata; recipe.yaml; copies of `picture` (features.png), `licence_text` (LICENSE).
+
+    `checkpoint` is a run or checkpoint folder, `licence` the student's (None: what its sources ask for), `page` the
+    recipe page that the run stands on where it does not come with distill, `datasets` names on the hub. A features.png
+    that the folder holds already is shown too. Raises ValueError as `choose_licence` does, and for a picture that is no
+    PNG or a page that cannot be read.
+    """
+    facts = gather(checkpoint, side=side, licence=licence, page=page)
+    if picture is not None:
+        content = picture.read_bytes()
+        if not content.startswith(PNG):
+            raise ValueError(f"{picture} is no PNG")
+        _write_bytes(folder / PICTURE, content)
+    if licence_text is not None:
+        _write_bytes(folder / LICENCE, licence_text.read_bytes())
+    write_atomically(folder / RECIPE, published_recipe(facts.recipe))
+    parts = {
+        "": opening.opening(facts),
+        "Load it": sections.loading(facts, proof, folder),
+        "What it learnt from": sections.learnt_from(facts),
+        "Licence": sections.licence(facts),
+        "Measured": sections.evaluation(facts),
+        "The same weights in every format": sections.proven(proof),
+        "Training": sections.training(facts),
+        "Limits": opening.limits(facts),
+        "Citation": sections.citation(__version__),
+    }
+    if (folder / PICTURE).is_file():
+        shown = "What its patch tokens look like: their principal components as colours."
+        parts[""] += f"\n\n![{shown}]({PICTURE})\n\n*{shown}*"
+    body = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in parts.items())
+    front = metadata(facts, proof, datasets=datasets)
+    card = ModelCard(f"---\n{front.to_yaml()}\n---\n\n# {facts.title}\n\n{body}\n")
+    write_atomically(folder / CARD, str(card))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with whole(path) as unfinished:
+        unfinished.write_bytes(content)

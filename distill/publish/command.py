@@ -1,0 +1,235 @@
+"""`distill publish RUN --to FOLDER`: write a student in every format it can have, prove each, and only then show it."""
+
+import argparse
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError
+
+from distill.publish.card import choose_licence, write_card
+from distill.publish.formats import open_clip
+from distill.publish.hub import push
+from distill.publish.plan import Plan, plan, write
+from distill.publish.proof import record
+from distill.publish.proof.prove import TOLERANCE, Case, Found, differences, prove
+from distill.publish.proof.questions import TEXTS, Questions, ask, expected
+from distill.publish.proof.record import Proof
+from distill.publish.student import DTYPES, Dtype, Side, Subject, load_subject, rounded
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """How a student is to be published. `formats` is None for all that apply."""
+
+    formats: tuple[str, ...] | None = None
+    dtype: Dtype = "fp32"
+    side: Side = "student"
+    photos: Path | None = None
+    max_shard_size: str = "5GB"
+    licence: str | None = None
+    """The student's; None for what those of its teachers ask for. The next four are of its card, as `write_card` has
+    them."""
+    licence_text: Path | None = None
+    picture: Path | None = None
+    page: Path | None = None
+    datasets: tuple[str, ...] = ()
+
+
+OF_WRITING = ("formats", "photos", "licence", "licence_text", "picture", "page", "data")
+OF_SENDING = ("upload", "public", "update")
+"""Options that mean something with --to, and with --push."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write a folder, send one, or both. ValueError for options that would not be heard."""
+    given = vars(options)
+    for needed, names in (("to", OF_WRITING), ("push", OF_SENDING)):
+        unheard = [name for name in names if given[name] and given[needed] is None]
+        if unheard:
+            raise ValueError(f"--{unheard[0].replace('_', '-')} is heard with --{needed} only")
+    if options.to is None and options.push is None:
+        raise ValueError(
+            f"say where to: --to FOLDER writes what {options.run} trained, --push OWNER/NAME sends a folder that was "
+            "published to the hub"
+        )
+    folder = options.run
+    if options.to is not None:
+        write_folder(options)
+        folder = options.to
+    if options.push is not None:
+        push(folder, options.push, really=options.upload, private=not options.public, update=options.update)
+    return 0
+
+
+def write_folder(options: argparse.Namespace) -> None:
+    """With a table of what was proven."""
+    formats = None if options.formats is None else tuple(options.formats.split(","))
+    wish = Wish(
+        formats=formats,
+        dtype=options.dtype,
+        side=options.side,
+        photos=options.photos,
+        max_shard_size=options.max_shard_size,
+        licence=options.licence,
+        licence_text=options.licence_text,
+        picture=options.picture,
+        page=options.page,
+        datasets=tuple(options.data),
+    )
+    proof = publish(options.run, options.to, wish)
+    Console().print(table_of(proof, options.to))
+    for note in (*choose_licence(options.run, licence=options.licence).warnings, *_notes(proof, options.to)):
+        print(note)
+
+
+def publish(path: Path, target: Path, wish: Wish) -> Proof:
+    """Write the encoder of a run or checkpoint folder into the folder `target`, which is not there before.
+
+    Everything is written beside it first and loaded back; on any failure nothing is left. Raises ValueError for a
+    target that exists, a run that is not finished, weights that are not finite, formats that do not apply, a licence
+    that its teachers' do not allow, a full disk, and (Mismatch) where a library makes something else of its format
+    than the student is.
+    """
+    if target.exists() or target.is_symlink():
+        raise ValueError(f"{target} exists already; name a folder that does not, or delete it first")
+    subject = load_subject(path, side=wish.side)
+    subject = replace(subject, licence=choose_licence(path, licence=wish.licence).name)
+    planned = plan(subject, wish.formats, dtype=wish.dtype)
+    questions = ask(subject, wish.photos)
+    with _whole(target) as unfinished:
+        _check_room(subject, planned, wish, unfinished)
+        found = {name: _carry_out(name, planned, subject, questions, wish, unfinished) for name in planned.formats}
+        if "open_clip" in found:
+            open_clip.settle(unfinished / "open_clip", place=f"local-dir:{target.resolve() / 'open_clip'}")
+        proof = Proof(
+            formats={name: one.proof(unfinished / name, unfinished) for name, one in found.items()},
+            refused=planned.refused,
+            dtype=wish.dtype,
+            rounding=_rounding(subject, questions, wish.dtype),
+            num_pictures=len(questions.pictures),
+            pictures=questions.about,
+            image_size=subject.image_size,
+            num_texts=0 if subject.text is None else len(TEXTS),
+            tolerance=TOLERANCE,
+        )
+        record.write(proof, unfinished)
+        write_card(
+            unfinished,
+            checkpoint=subject.checkpoint,
+            proof=proof,
+            side=wish.side,
+            licence=wish.licence,
+            licence_text=wish.licence_text,
+            picture=wish.picture,
+            page=wish.page,
+            datasets=wish.datasets,
+        )
+    return proof
+
+
+def table_of(proof: Proof, target: Path) -> Table:
+    """Formats, what proved them, their sizes and worst differences, and why others do not apply."""
+    title = f"{target}: {proof.dtype}, compared on {proof.num_pictures} {proof.pictures} of {proof.image_size} pixels"
+    table = Table("format", title=title, title_justify="left", min_width=min(len(title), 100))
+    table.add_column("loaded by", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("worst", justify="right", no_wrap=True)
+    table.add_column("difference, or why there is none")
+    for name, found in proof.formats.items():
+        quantity = max(found.differences, key=found.differences.__getitem__)
+        size, worst = f"{found.bytes / 1e6:.1f} MB", f"{found.differences[quantity]:.1e}"
+        table.add_row(name, f"{found.library} {found.version}", size, worst, quantity)
+    for name, reason in proof.refused.items():
+        table.add_row(name, "–", "–", "–", reason, style="dim")
+    return table
+
+
+def _notes(proof: Proof, target: Path) -> Iterator[str]:
+    if proof.rounding:
+        listed = ", ".join(f"{name} {value:.1e}" for name, value in proof.rounding.items())
+        yield f"{proof.dtype} weights differ from the student's own by {listed}"
+    if "onnx" in proof.formats and "wide_cls" not in proof.formats["onnx"].differences:
+        yield f"onnx: the image graph takes pictures of {proof.image_size} pixels only"
+    if "open_clip" in proof.formats and "open_clip/config.json" in proof.formats["open_clip"].files:
+        yield (
+            f"open_clip builds this image tower from {target}/open_clip/config.json: where the folder moves, write its "
+            f"new place into vision_cfg.timm_model_name of {open_clip.CONFIG}"
+        )
+
+
+def _carry_out(name: str, planned: Plan, subject: Subject, questions: Questions, wish: Wish, unfinished: Path) -> Found:
+    """Write one format and prove it."""
+    folder = unfinished / name
+    folder.mkdir()
+    held = write(name, subject, folder, dtype=wish.dtype, max_shard_size=wish.max_shard_size)
+    case = Case(folder=folder, subject=held, questions=questions, with_text=planned.formats[name])
+    return prove(name, [case])[0]
+
+
+def _rounding(subject: Subject, questions: Questions, dtype: Dtype) -> dict[str, float]:
+    if dtype == "fp32":
+        return {}
+    ours, theirs = expected(questions, subject), expected(questions, rounded(subject, dtype))
+    judged = {name: value for name, value in theirs.items() if name in ("cls", "cls2", "patches", "text", "logits")}
+    return differences(judged, ours, temperature=subject.temperature)
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder hidden beside `target` which becomes it when all is done, and goes on an error.
+
+    ValueError where the disk is full.
+    """
+    missing = [parent for parent in target.parents if not parent.exists()]
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(6)}.unfinished")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        os.rename(unfinished, target)
+    except (OSError, SafetensorError, RuntimeError) as problem:
+        if _is_full(problem):
+            raise ValueError(f"the disk of {target.parent} is full; nothing was published") from problem
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for parent in missing:
+            with suppress(OSError):  # it holds what was published
+                parent.rmdir()
+
+
+def _is_full(problem: BaseException) -> bool:
+    """Libraries wrap the system's complaint in errors of their own, or repeat its words."""
+    while problem is not None:
+        if isinstance(problem, OSError) and problem.errno in FULL:
+            return True
+        if "No space left on device" in str(problem) or "os error 28" in str(problem):
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False
+
+
+def _check_room(subject: Subject, planned: Plan, wish: Wish, unfinished: Path) -> None:
+    """ValueError before anything is written where the weights alone do not fit."""
+    sizes = {"image": 0, "text": 0}
+    for name, value in subject.encoder.state_dict().items():
+        sizes[name.partition(".")[0]] += value.numel()
+    needed = 0
+    for name, with_text in planned.formats.items():
+        numbers = sizes["image"] + (sizes["text"] if with_text else 0)
+        needed += numbers * DTYPES["fp32" if name == "onnx" else wish.dtype].itemsize
+    free = shutil.disk_usage(unfinished).free
+    if free < needed:
+        raise ValueError(
+            f"the disk of {unfinished.parent} is too full: {free / 1e6:.0f} MB are free, and the weights alone need "
+            f"{needed / 1e6:.0f} MB; nothing was published"
+        )

@@ -1,0 +1,96 @@
+"""What the student and every published format are asked: pictures and texts, handed over as files.
+
+Legend: B pictures, C CLS tokens, N patches, T texts, L tokens of a text, D width, S side.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from distill.data.scenes import SceneWorld
+from distill.eval.pictures.datasets import SceneCaptions, read_square, spread
+from distill.eval.pictures.files import SUFFIXES
+from distill.publish.student import Subject
+
+NUM_PICTURES = 8
+TEXTS = (
+    "a photo of a cat",
+    "two red circles on sand",
+    "A Dog",
+    "7 × Äpfel, 50 % off & more!",
+    "a very " + "very " * 200 + "long text",
+)
+"""Short ones first; capitals, letters outside of ASCII, and more words than any tower reads."""
+NUM_SHORT = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """Pictures at the side the student was trained at, so that no library has anything to resize."""
+
+    pictures: UInt8[Tensor, "B S S 3"]
+    wide: UInt8[Tensor, "b H W 3"]
+    """Two pictures of another size, neither side like the other."""
+    about: str
+    """Which pictures they are, in words."""
+
+
+def ask(subject: Subject, photos: Path | None) -> Questions:
+    """Pictures below the folder `photos`, else held-out ones of the world the student was trained in.
+
+    Raises ValueError for a folder without pictures, and without one where the run's data has no held-out pictures.
+    """
+    side, patch = subject.image_size, subject.image.patch_size
+    if photos is not None:
+        files = sorted(file for file in photos.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise ValueError(f"--photos {photos} holds no pictures ({', '.join(SUFFIXES)})")
+        chosen = [files[number] for number in spread(len(files), NUM_PICTURES)]
+        pixels, about = torch.stack([read_square(file, side) for file in chosen]), f"photos of the folder {photos.name}"
+    elif subject.recipe.data.source == "scenes":
+        world = SceneWorld(subject.recipe.data.scenes, side)
+        pixels, about = SceneCaptions(world, "alt", NUM_PICTURES).pixels(0, NUM_PICTURES), "held-out scenes"
+    else:
+        raise ValueError("the run's data set has no held-out pictures of its own: name a folder of some with --photos")
+    wide = torch.nn.functional.interpolate(pixels[:2], (side + patch, side + 2 * patch), mode="bilinear")
+    return Questions(pictures=_stored(pixels), wide=_stored(wide), about=about)
+
+
+def write(questions: Questions, subject: Subject, folder: Path) -> None:
+    """pictures.safetensors and texts.json."""
+    tensors = {"pictures": questions.pictures, "wide": questions.wide}
+    if subject.text is not None:
+        tensors["ids"] = subject.text.tokenize(list(TEXTS))
+    save_file(tensors, folder / "pictures.safetensors")
+    (folder / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+
+
+@torch.no_grad()
+def expected(questions: Questions, subject: Subject) -> dict[str, Float[Tensor, "..."]]:
+    """What the student says, by quantity: tokens and text features as they are, logits, and what follows from them."""
+    tokens, wide = subject.image(_pixels(questions.pictures)), subject.image(_pixels(questions.wide))
+    cls = tokens.cls[:, 0]
+    said = {"cls": cls, "patches": tokens.patches, "wide_cls": wide.cls[:, 0], "wide_patches": wide.patches}
+    said["feature_pipeline"] = normalize(cls[:1], dim=-1)
+    if tokens.cls.shape[1] > 1:
+        said["cls2"] = tokens.cls[:, 1]
+    if subject.text is not None:
+        said["text"] = subject.encoder.encode_text(list(TEXTS))
+        logits = normalize(cls, dim=-1) @ normalize(said["text"], dim=-1).T / subject.temperature
+        said["zero_shot_pipeline"] = logits[0, :NUM_SHORT].softmax(dim=0)
+        said["logits"] = logits + (subject.logit_bias or 0)
+    return said
+
+
+def _stored(pixels: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B H W 3"]:
+    return (255 * pixels.clamp(0, 1)).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _pixels(pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+    return pictures.permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,51 @@
+"""What was compared, and what came out: `proof.json` in every published folder."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from distill.train.journal import write_atomically
+
+FILE = "proof.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatProof:
+    """One format, as its own library loaded it in a process without this package."""
+
+    files: tuple[str, ...]
+    """Relative to the published folder."""
+    bytes: int
+    library: str
+    version: str
+    differences: dict[str, float]
+    """Worst absolute difference from the student with the same weights, in float32, by quantity: `cls`, `cls2`,
+    `patches`, `text` (each divided by the length of the student's vector), `logits` (times the temperature: cosines),
+    `wide_cls` and `wide_patches` (of pictures of another size), `feature_pipeline`, `zero_shot_pipeline`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Everything that was written into one folder."""
+
+    formats: dict[str, FormatProof]
+    """By name; the files of each are in the folder of that name."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Formats this student cannot have, and why."""
+    dtype: str
+    """Of the stored weights: fp32, fp16 or bf16. ONNX is fp32 always."""
+    rounding: dict[str, float] = field(default_factory=dict)
+    """What 16-bit weights change, by quantity, against the student's own; measured as `differences`, not judged."""
+    num_pictures: int
+    pictures: str
+    """Which ones, in words."""
+    image_size: int
+    """Their side, pixels."""
+    num_texts: int
+    tolerance: float
+    """What no difference exceeds."""
+
+
+def write(proof: Proof, folder: Path) -> None:
+    """`proof.json` in this folder."""
+    write_atomically(folder / FILE, json.dumps(asdict(proof), indent=1) + "\n")

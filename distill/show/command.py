@@ -1,0 +1,84 @@
+"""`distill show WHAT MODEL… key=value --images PLACE --to FILE`: a contact sheet of what encoders make of pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from distill.config import Scenes
+from distill.show.content import Content
+from distill.show.models import Model, load_model, on
+from distill.show.pictures import LONGEST, MAX_MEGAPIXELS, SCENE_SIDE, Picture, read_pictures, scene_pictures
+from distill.show.sheet import Paper, check_file, draw
+from distill.show.views import VIEWS, Looking
+from distill.show.words import settings_of, split_words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every kind of map hears."""
+
+    image_size: int | None = None
+    """Shorter side of what the encoders see, pixels; each its own when not set."""
+    num_pictures: int = 8
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Larger pictures are refused."""
+    device: Literal["auto", "cpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and not 1 <= self.image_size <= 8192:
+            raise ValueError(f"image_size={self.image_size}: expected 1 to 8192 pixels")
+        if not 1 <= self.num_pictures <= 1000:
+            raise ValueError(f"num_pictures={self.num_pictures}: expected 1 to 1000")
+        if not 0 < self.max_megapixels <= 80:
+            raise ValueError(f"max_megapixels={self.max_megapixels:g}: expected more than 0 and at most 80")
+
+
+def show(what: str, words: Sequence[str], *, images: Path | None, to: Path) -> int:
+    """Load, look, draw, and say what was written. Returns 0.
+
+    `words` are models, RUN, CHECKPOINT or FAMILY:NAME, each followed by its own `side=`, `weights=` and `title=`, and
+    the settings of the kind of map in any place. Without `images` the pictures are held-out scenes of the first run's
+    world. Raises ValueError for whatever cannot be found, loaded or understood, before anything is written.
+    """
+    view = VIEWS[what]
+    places, settings = split_words(words)
+    common, paper, asked = settings_of(settings, (Common, Paper, view.settings), what=what)
+    check_file(to)
+    if not places:
+        raise ValueError("no model is named: RUN, CHECKPOINT or FAMILY:NAME")
+    device = "cuda" if torch.cuda.is_available() and common.device == "auto" else "cpu"
+    models = told_apart([on(load_model(each), device) for each in places])
+    scenes = None if images is not None else world_of(models)
+    pictures = pictures_for(common, images=images, scenes=scenes)
+    looking = Looking(frame=paper.frame(to, pictures), image_size=common.image_size, scenes=scenes)
+    content: Content = view.show(models, pictures, asked, looking)
+    print(f"written to {draw(content, to, paper)}")
+    return 0
+
+
+def pictures_for(common: Common, *, images: Path | None, scenes: Scenes | None) -> list[Picture]:
+    if images is None:
+        side = max(SCENE_SIDE, 2 * (common.image_size or 0))
+        return scene_pictures(scenes, limit=common.num_pictures, side=min(side, 4096))
+    longest = max(LONGEST, 2 * (common.image_size or 0))
+    return read_pictures(images, limit=common.num_pictures, longest=longest, max_megapixels=common.max_megapixels)
+
+
+def world_of(models: Sequence[Model]) -> Scenes:
+    """Of the first run that has learnt from scenes; the default world for models that know none."""
+    known = [each.recipe.data.scenes for each in models if each.recipe and each.recipe.data.source == "scenes"]
+    return known[0] if known else Scenes()
+
+
+def told_apart(models: Sequence[Model]) -> list[Model]:
+    """The models, with numbers where titles are the same."""
+    titles = [model.title for model in models]
+    return [
+        replace(model, title=f"{model.title} ({titles[: place + 1].count(model.title)})")
+        if titles.count(model.title) > 1
+        else model
+        for place, model in enumerate(models)
+    ]

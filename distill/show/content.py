@@ -1,0 +1,86 @@
+"""What a sheet holds, before it is drawn: rows of pictures as arrays, their numbers' scales, and a legend.
+
+A web page shows the same arrays by itself.
+Legend: (H, W) pixels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from distill.show.pictures import Picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The place of a picture: `height` pixels, or less where it would be wider than `widest`."""
+
+    height: int
+    widest: int
+
+    def size_of(self, picture: Picture) -> tuple[int, int]:
+        """(height, width) with the picture's aspect, at least 1."""
+        height, width = picture.pixels.shape[-2:]
+        scale = min(self.height / height, self.widest / width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """RGB in [0, 1], and words beneath."""
+
+    rgb: Float[np.ndarray, "H W 3"]
+    below: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Which numbers the ends of the colours of a row stand for."""
+
+    low: float
+    high: float
+    unit: str = ""
+    opacity: float = 1.0
+    """Of the colours over the pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One panel for every picture."""
+
+    title: str
+    panels: tuple[Panel, ...]
+    scale: Scale | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """`note` says how to read the colours; `legend` has names with the colours they have in the rows."""
+
+    heading: str
+    note: str
+    rows: tuple[Row, ...]
+    legend: tuple[tuple[str, tuple[float, float, float]], ...] = ()
+
+
+def framed(picture: Picture, frame: Frame) -> Float[np.ndarray, "H W 3"]:
+    """The picture at its size in the frame."""
+    height, width = frame.size_of(picture)
+    shown = picture.pixels[None]
+    if height < shown.shape[-2]:
+        shown = functional.interpolate(shown, (height, width), mode="bicubic", antialias=True)
+    else:
+        shown = functional.interpolate(shown, (height, width), mode="bicubic")
+    return as_array(shown[0].clamp(0, 1))
+
+
+def as_array(pixels: Float[Tensor, "3 H W"]) -> Float[np.ndarray, "H W 3"]:
+    return pixels.permute(1, 2, 0).double().numpy()
+
+
+def pictures_row(pictures: list[Picture], frame: Frame) -> Row:
+    """The pictures themselves, by name."""
+    return Row(title="picture", panels=tuple(Panel(rgb=framed(each, frame), below=each.name) for each in pictures))

@@ -1,0 +1,57 @@
+"""How wide text is drawn, so that it is wrapped and shortened to the place it has."""
+
+from bisect import bisect
+
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.font_manager import FontProperties
+
+SMALL, NORMAL, LARGE = 9.0, 11.0, 15.0
+"""Points."""
+LINE = 1.3
+"""Height of a line over the size of its letters."""
+
+Length = int | float
+"""Pixels."""
+
+
+class Letters:
+    """Measures in pixels of a sheet with `dpi` of them in an inch."""
+
+    def __init__(self, dpi: int):
+        self.dpi = dpi
+        self._renderer = RendererAgg(1, 1, dpi)
+        self._known: dict[tuple[str, float, bool], float] = {}
+
+    def width(self, text: str, points: float, *, bold: bool = False) -> float:
+        known = (text, points, bold)
+        if text and known not in self._known:
+            font = FontProperties(size=points, weight="bold" if bold else "normal")
+            self._known[known] = float(self._renderer.get_text_width_height_descent(text, font, ismath=False)[0])
+        return self._known[known] if text else 0.0
+
+    def line(self, points: float) -> float:
+        return LINE * points * self.dpi / 72
+
+    def wrapped(self, text: str, points: float, *, width: Length, bold: bool = False) -> list[str]:
+        """Lines that fit; a word that is too long for any line is broken."""
+        lines = [""]
+        for word in text.split():
+            longer = f"{lines[-1]} {word}".lstrip()
+            if self.width(longer, points, bold=bold) <= width:
+                lines[-1] = longer
+                continue
+            lines += [""] if lines[-1] else []
+            for letter in word:
+                if lines[-1] and self.width(lines[-1] + letter, points, bold=bold) > width:
+                    lines.append("")
+                lines[-1] += letter
+        return lines
+
+    def shortened(self, text: str, points: float, *, width: Length) -> str:
+        """The text, or its beginning and its end around an ellipsis; empty where not even that fits."""
+
+        def cut(kept: int) -> str:
+            return text if kept >= len(text) else f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+
+        too_many = bisect(range(1, len(text) + 1), width, key=lambda kept: self.width(cut(kept), points))
+        return cut(too_many) if too_many else ""

@@ -1,0 +1,434 @@
+"""The model card: where a student comes from, what it may be used for, how it did, and code that runs."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import save_file
+from test_family_tips import write_tokenizer
+from tiny_released import timm_file
+from tiny_runs import trained
+
+from distill.config import Data, Dataset, recipe_from_file
+from distill.eval import TASKS
+from distill.eval.command import AGREEMENT
+from distill.publish.card import FILES, choose_licence, write_card
+from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, choose, metadata, wants_copy
+from distill.publish.card.loading import FOLDER, PICTURE
+from distill.publish.card.measured import DATA_OF, HUB_TASKS
+from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
+from distill.publish.card.sections import PAPER, SOFTWARE
+from distill.publish.card.sources import hub_name, licences_of, sources_of
+from distill.publish.plan import plan, write
+from distill.publish.proof.record import FormatProof, Proof
+from distill.publish.student import load_subject
+from distill.train.checkpoint import find
+
+REPOSITORY = Path(__file__).parents[1]
+ONE_STEP = ("optim.steps=1", "optim.warmup=0", "evaluate.tasks=[]")
+TIPS = (
+    *("student.image.model=timm:vit_base_patch14_reg1_tipsv2", "student.image.width=64", "student.image.num_heads=1"),
+    *("student.text.kind=tips", "student.text.width=64", "student.text.num_heads=1", "student.text.context_length=24"),
+)
+CONVNET = (
+    *("student.image.patch_size=null", "student.image.width=null", "student.image.depth=null"),
+    *("student.image.num_heads=null", "student.image.num_cls=1"),
+    *("student.text.kind=none", "objective.contrastive.weight=0"),
+)
+FEATURES = (
+    *("teacher.kind=frozen", "objective.patch.target=features", "objective.cls.weight=0", "data.views.num_local=0"),
+    *("student.text.kind=none", "objective.contrastive.weight=0"),
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """Of one step each: with captions, with TIPS's text tower, convnets, and distilled from a file of timm's."""
+    root = tmp_path_factory.mktemp("runs")
+    words = root / "words"
+    words.mkdir()
+    given = timm_file(root / "teacher", "test_vit", image_size=160, grid=(10, 10), width=64)
+    teacher = (f"teacher.model={given.model}", f"teacher.weights={given.weights}", "teacher.image_size=32")
+    return {
+        "captions": trained(root / "captions", *ONE_STEP),
+        "tips": trained(root / "tips", *ONE_STEP, *TIPS, f"student.text.tokenizer={write_tokenizer(words)}"),
+        "convnet": trained(root / "convnet", *ONE_STEP, *CONVNET, "student.image.model=timm:test_convnext"),
+        "mobilenet": trained(root / "mobilenet", *ONE_STEP, *CONVNET, "student.image.model=timm:mobilenetv3_small_050"),
+        "taught": trained(root / "taught", *ONE_STEP, *FEATURES, *teacher),
+    }
+
+
+def proof_of(folder: Path, formats: dict[str, bool]) -> Proof:
+    """As if everything had been compared. `formats`: name to whether it holds the text tower."""
+    proven = {}
+    for name, with_text in formats.items():
+        files = sorted(path for path in (folder / name).rglob("*") if path.is_file())
+        differences = {"cls": 1e-7, "patches": 2e-6} | ({"text": 3e-7, "logits": 4e-7} if with_text else {})
+        proven[name] = FormatProof(
+            files=tuple(path.relative_to(folder).as_posix() for path in files),
+            bytes=sum(path.stat().st_size for path in files),
+            library=name,
+            version="1.0",
+            differences=differences,
+        )
+    return Proof(
+        formats=proven,
+        refused={"tips": "its text tower is not one of TIPS"},
+        dtype="fp32",
+        num_pictures=8,
+        pictures="held-out scenes",
+        image_size=32,
+        num_texts=6,
+        tolerance=1e-5,
+    )
+
+
+def nothing_compared() -> Proof:
+    about = {"num_pictures": 8, "pictures": "held-out scenes", "image_size": 32, "num_texts": 0}
+    return Proof(formats={}, dtype="fp32", tolerance=1e-5, **about)
+
+
+def card_of(run: Path, folder: Path, **wanted) -> tuple[dict, str]:
+    """Metadata and text of a card without formats."""
+    folder.mkdir(exist_ok=True)
+    write_card(folder, checkpoint=run, proof=nothing_compared(), **wanted)
+    card = ModelCard.load(folder / "README.md")
+    return card.data.to_dict(), card.text
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "formats"),
+    [
+        ("captions", ("timm", "open_clip", "transformers")),
+        ("tips", ("timm", "transformers", "tips", "onnx")),
+        ("convnet", ("timm", "transformers")),
+        ("mobilenet", ("timm",)),
+    ],
+)
+def test_every_block_of_code_runs_as_it_stands(
+    runs: dict[str, Path], tmp_path: Path, kind: str, formats: tuple[str, ...], capsys: pytest.CaptureFixture
+):
+    subject = load_subject(runs[kind], side="student")
+    planned = plan(subject, formats, dtype="fp32")
+    for name in planned.formats:
+        (tmp_path / name).mkdir()
+        write(name, subject, tmp_path / name, dtype="fp32", max_shard_size="5GB")
+    write_card(tmp_path, checkpoint=runs[kind], proof=proof_of(tmp_path, planned.formats))
+    text = (tmp_path / "README.md").read_text()
+    blocks = re.findall(r"\*\*(\w+)\*\*\n\n```python\n(.*?)```", text, re.DOTALL)
+    assert [name for name, _ in blocks] == list(formats)
+    picture = tmp_path / "a.png"
+    Image.linear_gradient("L").resize((50, 40)).save(picture)
+    found = {name: run_block(code, folder=tmp_path, picture=picture) for name, code in blocks}
+    side = 32 // subject.image.patch_size
+    if kind in ("convnet", "mobilenet"):
+        assert found["timm"]["features"].shape == (1, subject.image.width, side, side)
+    elif kind == "captions":
+        assert found["timm"]["tokens"].shape == (1, 2 + side**2, subject.image.width)
+        assert found["open_clip"]["probabilities"].shape == (1, 2)
+        assert found["transformers"]["tokens"].shape[-1] == subject.image.width
+    else:
+        assert found["onnx"]["cls"].shape == (1, 2, 64) and found["onnx"]["features"].shape == (1, 64)
+        assert {"cls_token", "pos_embed"} <= found["tips"]["towers"]["vision"].keys()
+        assert "'label': 'cat'" in capsys.readouterr().out
+
+
+def run_block(code: str, *, folder: Path, picture: Path) -> dict:
+    """The names that a block leaves behind."""
+    names: dict = {}
+    exec(compile(code.replace(FOLDER, str(folder)).replace(PICTURE, str(picture)), "card", "exec"), names)
+    return names
+
+
+def test_the_metadata_are_those_of_the_hub(runs: dict[str, Path], tmp_path: Path):
+    data, text = card_of(runs["taught"], tmp_path / "out", datasets=["someone/photos"])
+    assert data["license"] == "apache-2.0" and data["pipeline_tag"] == "image-feature-extraction"
+    assert data["library_name"] == "distill" and data["datasets"] == ["someone/photos"]
+    assert "distillation" in data["tags"] and "arxiv:2604.12012" in data["tags"]
+    assert text.lstrip().startswith("# taught\n")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "recipe.yaml"]
+    front = (tmp_path / "out" / "README.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(front)["license"] == "apache-2.0"
+
+
+def test_the_library_is_named_whose_files_lie_at_the_top(runs: dict[str, Path], tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "model_args": {}}))
+    found = FormatProof(files=("config.json",), bytes=1, library="timm", version="1", differences={"cls": 0.0})
+    proof = replace(nothing_compared(), formats={"timm": found})
+    write_card(tmp_path, checkpoint=runs["captions"], proof=proof)
+    assert ModelCard.load(tmp_path / "README.md").data.library_name == "timm"
+
+
+def test_a_teacher_is_named_with_hash_and_licence(runs: dict[str, Path], tmp_path: Path):
+    [source] = sources_of(find(runs["taught"]).folder)
+    weights = runs["taught"].parent / "teacher" / "test_vit.safetensors"
+    assert source.name == "timm:test_vit" and source.licence == "apache-2.0" and source.hub is None
+    assert source.weights == "test_vit.safetensors" and len(source.sha256) == 64
+    summary = json.loads((runs["taught"] / "summary.json").read_text())
+    assert summary["teachers"][0]["weights_sha256"] == source.sha256
+    _, text = card_of(runs["taught"], tmp_path / "out")
+    said = section(text, "What it learnt from")
+    assert "frozen teacher | `timm:test_vit` | test_vit.safetensors | apache-2.0" in said and source.sha256 in said
+    assert "Apache License 2.0" in section(text, "Licence") and "no legal advice" in section(text, "Licence")
+    assert str(weights.parent) not in text
+
+
+def test_a_cached_teacher_is_asked_for_what_the_run_did_not_record(runs: dict[str, Path], tmp_path: Path):
+    copy = copied(runs["taught"], tmp_path / "copy")
+    summary = json.loads((copy / "summary.json").read_text())
+    (copy / "summary.json").write_text(json.dumps(summary | {"teachers": []}))
+    [recorded], [asked] = sources_of(find(runs["taught"]).folder), sources_of(find(copy).folder)
+    assert asked == recorded
+
+
+def copied(run: Path, to: Path) -> Path:
+    return shutil.copytree(run, to)
+
+
+def test_what_a_teacher_of_ours_learnt_from_counts(runs: dict[str, Path], tmp_path: Path):
+    """A student of a student of somebody's model stands under that model's licence."""
+    words = (*ONE_STEP, *FEATURES, f"teacher.checkpoint={runs['taught']}", "student.image.init=teacher")
+    run = trained(tmp_path / "second", *words)
+    [source] = sources_of(find(run).folder)
+    assert source.name == "distill:taught" and source.is_own and source.role.endswith("start of its image tower")
+    assert licences_of((source,)) == {"timm:test_vit": "apache-2.0"}
+    _, text = card_of(run, tmp_path / "out")
+    said = section(text, "What it learnt from")
+    assert (
+        "`distill:taught` | step 1 | trained with this toolkit" in said and "↳ frozen teacher | `timm:test_vit`" in said
+    )
+    gone = copied(run, tmp_path / "gone")
+    checkpoint = find(gone).folder
+    page = (checkpoint / "recipe.yaml").read_text().replace(str(runs["taught"]), "/nowhere/taught")
+    (checkpoint / "recipe.yaml").write_text(page)
+    lost = sources_of(checkpoint)
+    assert licences_of(lost) == {"distill:taught": None}
+    with pytest.raises(ValueError, match="nobody states the licence of distill:taught"):
+        choose(licences_of(lost), asked=None)
+
+
+def test_a_student_of_its_own_has_no_source(runs: dict[str, Path], tmp_path: Path):
+    assert sources_of(find(runs["captions"]).folder) == ()
+    data, text = card_of(runs["captions"], tmp_path / "out")
+    assert data["license"] == NOT_CHOSEN and data["pipeline_tag"] == "zero-shot-image-classification"
+    assert "Nobody else's weights" in section(text, "What it learnt from")
+    assert "chose no licence" in section(text, "Licence")
+    assert "pretrained by self-distillation" in text
+
+
+@pytest.mark.parametrize("free", FREE)
+def test_free_licences_leave_the_choice_open(free: str):
+    chosen = choose({"a": free.upper()}, asked=None)
+    assert chosen.name == free
+    assert len(chosen.warnings) == TERMS[free].copy
+    assert choose({"a": free}, asked="mit").name == "mit"
+
+
+@pytest.mark.parametrize("strict", [name for name in TERMS if name not in FREE])
+def test_other_licences_are_passed_on_or_refused(strict: str):
+    assert choose({"a": "mit", "b": strict}, asked=None).name == strict
+    with pytest.raises(ValueError, match=f"learnt from b, whose licence, {strict}, .* cannot be published under mit"):
+        choose({"a": "mit", "b": strict}, asked="mit")
+
+
+def test_non_commercial_sources_allow_non_commercial_students_only():
+    assert choose({"a": "cc-by-nc-4.0"}, asked="cc-by-nc-sa-4.0").name == "cc-by-nc-sa-4.0"
+    assert "non-commercial use only" in choose({"a": "cc-by-nc-4.0"}, asked=None).warnings[0]
+    for asked in ("apache-2.0", "cc-by-4.0", "some-licence"):
+        with pytest.raises(ValueError, match="non-commercially only"):
+            choose({"a": "cc-by-nc-4.0"}, asked=asked)
+
+
+def test_two_licences_that_exclude_each_other_are_refused():
+    for others in ({"a": "dinov3-license", "b": "gemma"}, {"a": "dinov3-license", "b": "cc-by-nc-4.0"}):
+        with pytest.raises(ValueError, match="no licence gives both what they ask for"):
+            choose(others, asked=None)
+    assert choose({"a": "dinov3-license", "b": "cc-by-4.0"}, asked=None).name == "dinov3-license"
+    assert choose({"a": "fair-noncommercial-research-license", "b": "cc-by-nc-4.0"}, asked=None).name.startswith("fair")
+
+
+@pytest.mark.parametrize("stated", [None, "some-licence"])
+def test_unknown_licences_take_the_publishers_word(stated: str | None):
+    with pytest.raises(ValueError, match=r"teacher.* --licence"):
+        choose({"teacher": stated}, asked=None)
+    chosen = choose({"teacher": stated}, asked="MIT")
+    assert chosen.name == "mit" and "is your word" in chosen.warnings[0]
+
+
+def test_what_the_hub_does_not_list_is_named_with_a_link():
+    assert metadata("apache-2.0") == {"license": "apache-2.0"}
+    found = metadata("dinov3-license")
+    assert (
+        found["license"] == "other"
+        and found["license_name"] == "dinov3-license"
+        and "meta.com" in found["license_link"]
+    )
+    assert wants_copy(["mit", None, "dinov3-license", "gemma"]) == ["DINOv3 License", "Gemma Terms of Use"]
+    assert all(terms.url.startswith("https://") and len(terms.says) > 10 for terms in TERMS.values())
+
+
+def test_a_licence_is_refused_before_anything_is_written(runs: dict[str, Path], tmp_path: Path):
+    copy = copied(runs["taught"], tmp_path / "copy")
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["teachers"][0]["licence"] = "CC-BY-NC-4.0"
+    (copy / "summary.json").write_text(json.dumps(summary))
+    assert choose_licence(copy).name == "cc-by-nc-4.0"
+    with pytest.raises(ValueError, match="cannot be published under apache"):
+        card_of(copy, tmp_path / "out", licence="apache-2.0")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_results_of_eval_stand_in_the_card_with_their_settings(runs: dict[str, Path], tmp_path: Path):
+    copy = copied(runs["captions"], tmp_path / "copy")
+    _, text = card_of(copy, tmp_path / "before")
+    assert section(text, "Measured").strip() == "Not measured." and "Nothing was measured of it." in text
+    (copy / "eval").mkdir()
+    asked = {"segmentation": "/data/of/somebody/ade20k", "classes": None}
+    page = {
+        "format": 1,
+        "task": "zero_shot_segmentation",
+        "side": "student",
+        "step": 1,
+        "num_images": 2000,
+        "values": {"miou": 0.1234, "pixel_accuracy": None},
+        "per_class": {},
+        "notes": ["Something | looks <odd>."],
+        "settings": {"templates": "tcl", "window": 448},
+        "evaluate": asked,
+    }
+    depth = page | {"task": "depth", "values": {"rmse_metres": 0.5}, "evaluate": {"geometry": None}, "settings": {}}
+    pages = {
+        "zero_shot_segmentation": page,
+        "zero_shot_segmentation.untrained": page | {"side": "untrained", "step": 0, "values": {"miou": 0.02}},
+        "depth": depth,
+        "knn": page | {"task": "knn", "step": 7},
+    }
+    for name, content in pages.items():
+        (copy / "eval" / f"{name}.json").write_text(json.dumps(content))
+    data, text = card_of(copy, tmp_path / "after")
+    said = section(text, "Measured")
+    assert "| task | measure | this model | untrained |" in said
+    assert "**zero shot segmentation**, ade20k, 2,000 pictures | miou | 12.3 % | 2.0 % |" in said
+    assert "pixel accuracy | – |" in said and "**depth**, scenes, held out" in said and "0.500 m" in said
+    assert 'templates "tcl", window 448. Something' in said and "knn" not in said and "/data/of" not in text
+    results = data["model-index"][0]["results"]
+    assert [row["task"]["type"] for row in results] == ["depth-estimation", "image-segmentation"]
+    assert results[1]["metrics"] == [{"type": "miou", "value": 12.34, "name": "miou"}]
+    assert results[1]["dataset"] == {"name": "ade20k", "type": "ade20k"}
+
+
+def test_every_task_has_its_data_and_a_name_on_the_hub():
+    assert len(TASKS) > 8 and {*TASKS, AGREEMENT} == DATA_OF.keys()
+    assert TASKS.keys() - HUB_TASKS.keys() <= {"health", "alignment"} and HUB_TASKS.keys() <= TASKS.keys()
+
+
+def test_what_a_training_measured_at_its_end_counts(runs: dict[str, Path], tmp_path: Path):
+    copy = copied(runs["captions"], tmp_path / "copy")
+    summary = json.loads((copy / "summary.json").read_text())
+    summary |= {
+        "scores": {"knn/accuracy": 0.5, "evaluate_seconds": 2.0},
+        "baselines": {"teacher": {"knn/accuracy": 0.75}},
+    }
+    (copy / "summary.json").write_text(json.dumps(summary))
+    _, text = card_of(copy, tmp_path / "out")
+    said = section(text, "Measured")
+    assert "**knn**, scenes, held out | accuracy | 50.0 % | 75.0 % |" in said and "at the end of training" in said
+    (copy / "summary.json").write_text(json.dumps(summary | {"steps": 2}))  # the checkpoint is of an earlier step
+    assert section(card_of(copy, tmp_path / "out")[1], "Measured").strip() == "Not measured."
+
+
+def test_the_recipe_goes_along_without_the_machine(runs: dict[str, Path], tmp_path: Path):
+    card_of(runs["taught"], tmp_path / "out")
+    page = tmp_path / "out" / "recipe.yaml"
+    found, trained_with = recipe_from_file(page), recipe_from_file(find(runs["taught"]).folder / "recipe.yaml")
+    assert found.teacher.weights == "test_vit.safetensors" and found.optim == trained_with.optim
+    assert str(tmp_path.parent) not in page.read_text()
+    assert without_machine(["/a/b.pth", "transformers:/m/dinov2", "a/b", "../c/*/*.jpg", 3]) == [
+        *("b.pth", "transformers:dinov2", "a/b", "*.jpg", 3)
+    ]
+
+
+def test_the_page_that_a_run_stands_on_is_named_with_what_was_changed(runs: dict[str, Path], tmp_path: Path):
+    _, text = card_of(runs["captions"], tmp_path / "out")
+    said = section(text, "Training")
+    assert "stands on the page `smoke.yaml`, with these settings changed" in said and "`optim.steps: " in said
+    page = tmp_path / "promoted.yaml"
+    changed = (find(runs["captions"]).folder / "recipe.yaml").read_text()
+    page.write_text(f"# A page.\n#\n# Written by `distill study promote bridge`; change the study.\n\n{changed}")
+    said = section(card_of(runs["captions"], tmp_path / "out", page=page)[1], "Training")
+    assert "is the page `promoted.yaml`, which the study `bridge` promoted, unchanged." in said
+    assert "Written by `distill study promote bridge`" in said.split("```text")[1]
+    with pytest.raises(ValueError, match="no such file"):
+        card_of(runs["captions"], tmp_path / "out", page=tmp_path / "none.yaml")
+
+
+def test_the_data_has_a_fingerprint_while_it_is_there(runs: dict[str, Path], tmp_path: Path):
+    said = section(card_of(runs["captions"], tmp_path / "out")[1], "Training")
+    assert "100 procedurally drawn scenes" in said and re.search(r"the fingerprint `[0-9a-f]{16}`", said)
+    gone = Data(source="dataset", dataset=Dataset(path=f"{tmp_path}/nothing/photos"))
+    assert fingerprint(gone) is None and data_in_words(gone) == "imagefolder `photos`"
+
+
+def test_a_picture_is_shown_and_has_to_be_one(runs: dict[str, Path], tmp_path: Path):
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    _, text = card_of(runs["captions"], tmp_path / "out", picture=picture)
+    assert "(features.png)" in text and (tmp_path / "out" / "features.png").read_bytes() == picture.read_bytes()
+    wrong = tmp_path / "wrong.png"
+    wrong.write_text("no picture")
+    with pytest.raises(ValueError, match="is no PNG"):
+        card_of(runs["captions"], tmp_path / "other", picture=wrong)
+    (tmp_path / "third").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "third" / "features.png")
+    assert "(features.png)" in card_of(runs["captions"], tmp_path / "third")[1]
+
+
+def test_a_licences_text_goes_along(runs: dict[str, Path], tmp_path: Path):
+    text = tmp_path / "words.txt"
+    text.write_text("You may.")
+    card_of(runs["captions"], tmp_path / "out", licence="mit", licence_text=text)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert (tmp_path / "out" / "LICENSE").read_text() == "You may." and written <= {*FILES}
+
+
+def test_proof_is_a_table_and_refusals_have_reasons(runs: dict[str, Path], tmp_path: Path):
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "test_vit", "model_args": {}}))
+    save_file({}, tmp_path / "timm" / "model.safetensors")
+    proof = replace(proof_of(tmp_path, {"timm": False}), dtype="fp16", rounding={"cls": 1.5e-3})
+    write_card(tmp_path, checkpoint=runs["captions"], proof=proof)
+    said = section((tmp_path / "README.md").read_text(), "The same weights in every format")
+    assert "| patches | 2.0e-06 |" in said and "8 held-out scenes" in said and "may exceed 1e-05" in said
+    assert "to fp16 by itself changes what the student says by cls 1.5e-03" in said
+    assert "- No tips: its text tower is not one of TIPS." in said
+
+
+def test_the_citation_is_that_of_the_project():
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    [paper] = cited["references"]
+    names = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    assert names in " ".join(PAPER.split()) and paper["title"] in PAPER and paper["url"] in PAPER
+    assert cited["title"] in SOFTWARE and cited["authors"][0]["name"] in SOFTWARE
+
+
+def test_names_of_the_hub_are_told_from_files():
+    assert hub_name("transformers:facebook/dinov2-small", "facebook/dinov2-small") == "facebook/dinov2-small"
+    assert hub_name("open_clip:hf-hub:timm/ViT-B-16-SigLIP2", "hf-hub:timm/ViT-B-16-SigLIP2") == "timm/ViT-B-16-SigLIP2"
+    assert hub_name("timm:deit_tiny_patch16_224", "timm/deit_tiny_patch16_224.fb_in1k") is not None
+    for model, weights in (
+        ("timm:deit_tiny_patch16_224", "weights/model.safetensors"),
+        ("transformers:facebook/dinov2-small", "random"),
+        ("tips:/models/tips", "/models/tips"),
+        ("transformers:a/b/c", "a/b/c"),
+    ):
+        assert hub_name(model, weights) is None
