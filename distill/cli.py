@@ -85,7 +85,8 @@ examples:
   distill eval list                         data sets: what is measured on them, and which are there
   distill eval list ade20k                  its layout, and where it comes from
   DISTILL_DATA=/data distill eval runs/ibotpp-seed0 zero_shot_segmentation evaluate.segmentation=ade20k
-  distill eval runs/ibotpp-seed0 zero_shot_segmentation segmentation=ade20k root=/data      # or data.root=/data"""
+  distill eval runs/ibotpp-seed0 zero_shot_segmentation segmentation=ade20k root=/data      # or data.root=/data
+  distill eval runs/ibotpp-seed0 knn classes=hf:data/cifar10 columns.image=img      # tables on disk, by column map"""
 
 SHOW = """\
 pca             patch features in their principal colours          layers=all basis=own|turned|shared colours=lab|rgb

@@ -7,19 +7,24 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import all_knowing, know_nothing, painted
+from oracles import Scrambled, all_knowing, know_nothing, painted
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 
+from distill.config import Evaluate
+from distill.contracts import Tokens
+from distill.encoders.dual import DualEncoder
+from distill.eval import EvaluationData
 from distill.eval.pictures.datasets import ClassFolder
 from distill.eval.probes.linear_heads import descend, minimise
 from distill.eval.prompts import TEMPLATES
+from distill.eval.registry import classifier
 from distill.eval.tasks import linear_classification, zero_shot_classification
-from distill.eval.tasks.linear_classification import LinearClassificationSettings, choose, fit, held_out
+from distill.eval.tasks.linear_classification import LinearClassificationSettings, choose, fit, held_out, parts_of
 from distill.eval.tasks.zero_shot_classification import ZeroShotClassificationSettings, class_ranks
 
-QUICK = {"steps": 40, "rates": (1e-2, 1e-1), "penalties": (1e-2, 1e-4)}
+QUICK = {"blocks": (1,), "pooled": ("both",), "steps": 40, "rates": (1e-2, 1e-1), "penalties": (1e-2, 1e-4)}
 
 
 class Classified:
@@ -211,10 +216,11 @@ def test_every_tenth_picture_of_a_class_is_held_out_but_never_its_only_one():
 def test_a_candidate_is_chosen_on_pictures_that_were_not_fitted():
     x, label = clouds(100)
     settings = LinearClassificationSettings(solver="lbfgs", penalties=(1e3, 1e-2))
-    assert choose(x, label, num_classes=4, settings=settings) == 1
+    chosen, right = choose(x, label, num_classes=4, settings=settings)
+    assert chosen == 1 and 0 < right <= held_out(label).sum()
     alone = torch.arange(4)
     settings = LinearClassificationSettings(solver="lbfgs", penalties=(1e-1, 1e-2, 1e-3))
-    assert choose(x[:4], alone, num_classes=4, settings=settings) == 1
+    assert choose(x[:4], alone, num_classes=4, settings=settings) == (1, 0)
 
 
 @pytest.mark.parametrize("choose_on", ["held_out", "scored"])
@@ -255,7 +261,7 @@ def test_every_setting_of_the_head_alone_changes_it(change):
     assert not torch.equal(before.weight_RKD, after.weight_RKD)
 
 
-@pytest.mark.parametrize("change", [{"pooled": "cls"}, {"penalties": (10.0,)}, {"precision": "bf16"}])
+@pytest.mark.parametrize("change", [{"pooled": ("cls",)}, {"penalties": (10.0,)}, {"precision": "bf16"}])
 def test_what_is_read_and_how_it_is_fitted_changes_the_answers(change):
     encoder = know_nothing()
     plain_tokens = encoder.image.forward
@@ -268,7 +274,10 @@ def test_what_is_read_and_how_it_is_fitted_changes_the_answers(change):
     train, val = noise(60, 3), noise(300, 3, seed=1)
     answers = [
         linear_classification.evaluate(
-            encoder, train, val, LinearClassificationSettings(**({"solver": "lbfgs", "penalties": (1e-3,)} | each))
+            encoder,
+            train,
+            val,
+            LinearClassificationSettings(**(QUICK | {"solver": "lbfgs", "penalties": (1e-3,)} | each)),
         ).per_picture["correct"]
         for each in ({}, change)
     ]
@@ -280,6 +289,98 @@ def test_what_no_head_can_be_fitted_to_is_refused():
     other.class_names = ["x", "y", "z"]
     with pytest.raises(ValueError, match="different classes"):
         linear_classification.evaluate(know_nothing(), other, noise(10, 3), LinearClassificationSettings(**QUICK))
-    for wrong in ({"rates": ()}, {"penalties": (0.0,)}, {"steps": 0}, {"step_size": 0}):
+    for wrong in (
+        {"rates": ()},
+        {"penalties": (0.0,)},
+        {"steps": 0},
+        {"step_size": 0},
+        {"blocks": (0,)},
+        {"pooled": ()},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             LinearClassificationSettings(**wrong)
+
+
+class Blocks(Scrambled):
+    """Five blocks; CLS of the earlier ones says what a linear map does not read out of the last one's."""
+
+    num_layers = 5
+
+    def intermediate(self, pixels: torch.Tensor, blocks: tuple[int, ...]) -> tuple[Tokens, ...]:
+        last = self(pixels)
+        waves = {
+            number: dataclasses.replace(last, cls=3 * (last.cls * 10 * (6 - number)).sin()) for number in range(1, 5)
+        }
+        return tuple((waves | {5: last})[number] for number in blocks)
+
+
+def blocky() -> DualEncoder:
+    return DualEncoder(Blocks(width=12, patch_size=7), None)
+
+
+def test_what_heads_read_is_cls_of_the_last_blocks_and_the_mean_patch_in_dinov2_s_order():
+    encoder, data = blocky(), noise(9, 3)
+    data.labels[4] = -1
+    kept = torch.tensor([0, 1, 2, 3, 5, 6, 7, 8])
+    found = parts_of(encoder.image, data, LinearClassificationSettings(batch_size=4))
+    with torch.no_grad():
+        blocks = encoder.image.intermediate(data.pictures[kept], (2, 3, 4, 5))
+    cls, mean = torch.cat([each.cls[:, 0] for each in blocks], dim=1), blocks[-1].patches.mean(1)
+    assert torch.equal(found.label_n, data.labels[kept])
+    for num_blocks, width in ((1, 12), (4, 48)):
+        assert torch.equal(found.read(num_blocks, "cls"), cls[:, -width:])
+        assert torch.equal(found.read(num_blocks, "both"), torch.cat([cls[:, -width:], mean], dim=1))
+        assert torch.equal(found.read(num_blocks, "patch_mean"), mean)
+    settings = LinearClassificationSettings()
+    assert (settings.blocks, settings.pooled, len(settings.rates)) == ((1, 4), ("cls", "both"), 13), "52 heads"
+
+
+@pytest.mark.parametrize("choose_on", ["held_out", "scored"])
+@pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
+def test_what_is_read_is_chosen_like_the_rate_and_then_read_alone(solver, choose_on):
+    """The answers of each choice come from fitting it alone; the class is told by an early block only."""
+    encoder, train, val = blocky(), noise(400, 2), noise(60, 2, seed=1)
+    for data in (train, val):
+        with torch.no_grad():
+            early = encoder.image.intermediate(data.pictures, (2,))[0].cls[:, 0, 0]
+        data.labels = (early > early.median()).long()
+    asked = LinearClassificationSettings(
+        solver=solver, choose_on=choose_on, steps=200, rates=(1e-2, 1.0), penalties=(1e-2, 1e-4)
+    )
+    found = linear_classification.evaluate(encoder, train, val, asked)
+    assert found.settings["read"]["blocks"] == 4 and found.values["accuracy"] > 0.7
+    one = dataclasses.replace(
+        asked, blocks=(found.settings["read"]["blocks"],), pooled=(found.settings["read"]["pooled"],)
+    )
+    alone = linear_classification.evaluate(encoder, train, val, one)
+    assert torch.equal(alone.per_picture["correct"], found.per_picture["correct"])
+    assert alone.settings["chosen"] == found.settings["chosen"]
+    if choose_on == "scored":
+        each = [
+            linear_classification.evaluate(
+                encoder, train, val, dataclasses.replace(asked, blocks=(blocks,), pooled=(pooled,))
+            ).values["accuracy"]
+            for blocks in asked.blocks
+            for pooled in asked.pooled
+        ]
+        assert found.values["accuracy"] == max(each) > min(each)
+
+
+def test_towers_without_four_blocks_or_without_earlier_ones_are_refused():
+    encoder, train = blocky(), noise(8, 2)
+    with pytest.raises(ValueError, match="the last 6 blocks cannot be read of a tower of 5"):
+        linear_classification.evaluate(encoder, train, train, LinearClassificationSettings(blocks=(6,)))
+    deaf = know_nothing()
+    deaf.image.num_layers = 12
+    with pytest.raises(ValueError, match="last block only"):
+        linear_classification.evaluate(deaf, train, train, LinearClassificationSettings())
+
+
+def test_what_heads_read_is_a_setting_of_recipes():
+    data = EvaluationData(image_size=14, short_side=None, classes=noise(30, 2, seed=1), classes_train=noise(40, 2))
+    reads = [
+        classifier(blocky(), data, Evaluate(tasks=("linear_classification",), classifier_reads=each)).settings
+        for each in ("last", "dinov2")
+    ]
+    assert (reads[0]["blocks"], reads[0]["pooled"]) == ((1,), ("both",))
+    assert (reads[1]["blocks"], reads[1]["pooled"]) == ((1, 4), ("cls", "both"))

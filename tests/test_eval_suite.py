@@ -263,7 +263,7 @@ def test_published_rows_stand_beside_what_was_found(runs, tmp_path: Path, monkey
         vars(tiny_layouts)[name](tmp_path / "data")
     monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "nowhere"))
     words = ["--limit", "2", "probe_steps=2", "classifier=lbfgs", "depth_crop=none", "run.device=cpu"]
-    words += [f"root={tmp_path / 'data'}"]
+    words += ["classifier_reads=last", f"root={tmp_path / 'data'}"]
     assert cli.main(["eval", str(runs[0]), "--suite", "tipsv2", *words]) == 1
     told = capsys.readouterr().out
     assert "not measured here: context59, context60" in told

@@ -246,6 +246,7 @@ ORCHESTRATION = {
     "evaluate.instances": "@instances/second",
     "evaluate.index": "merged",
     "evaluate.classifier": "sgd",
+    "evaluate.classifier_reads": "dinov2",
     "evaluate.geometry": "@geometry/second",
     "evaluate.depth_crop": "none",
     "evaluate.probe": "ridge",
@@ -271,7 +272,17 @@ ORCHESTRATION = {
 }
 """Settings that never change what is trained."""
 
-ALONG = {"evaluate.decoder": ("evaluate.probe=dpt",)}
+UNHEARD = (
+    *(f"evaluate.columns.{name}" for name in ("image", "label", "captions", "mask")),
+    *("evaluate.class_names", "evaluate.split", "evaluate.index", "evaluate.depth_crop"),
+)
+"""Settings that say nothing of these folders: one run flips them all, with the root."""
+
+ALONG = {
+    "evaluate.root": tuple(f"{key}={ORCHESTRATION[key]}" for key in UNHEARD),
+    "evaluate.decoder": ("evaluate.probe=dpt",),
+    "evaluate.classifier_reads": ("evaluate.tasks=[knn]",),  # these towers have two blocks
+}
 """What such a setting cannot be flipped without."""
 
 EVALUATING = (
@@ -361,7 +372,7 @@ def evaluated(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(folder, *STEPS, *(word.replace("@", f"{inputs}/") for word in EVALUATING))
 
 
-@pytest.fixture(scope="module", params=ORCHESTRATION)
+@pytest.fixture(scope="module", params=[key for key in ORCHESTRATION if key not in UNHEARD])
 def orchestrated(
     request: pytest.FixtureRequest, inputs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
@@ -427,8 +438,12 @@ TRACES: dict[str, Callable[[Path], Any]] = {
 }
 """Where a setting of orchestration leaves a trace in the run's folder; others of `evaluate` do in the scores."""
 
-TRACELESS = {"run.workers", "run.prefetch", "run.resume", "run.device", "evaluate.decoder"}
-"""Heard in the tests that follow; the decoder in test_geometry_tasks."""
+TRACELESS = {
+    *("run.workers", "run.prefetch", "run.resume", "run.device"),
+    *("evaluate.decoder", "evaluate.classifier_reads", "evaluate.root"),
+}
+"""Heard in the tests that follow; the decoder and the crop in test_geometry_tasks, what linear classification reads in
+test_eval_classes, and how data sets are found and read in test_eval_layouts and test_eval_tables."""
 
 
 def test_a_setting_of_orchestration_leaves_its_trace(orchestrated: tuple[str, Path], evaluated: Path):

@@ -116,6 +116,9 @@ class Evaluate:
     """depth: which pixels of nyuv2 count, those inside the Eigen crop (DINOv2's protocol) or all; nothing elsewhere."""
     classifier: Literal["sgd", "lbfgs"] = "lbfgs"
     """Linear classification: the exact minimum, which is quick; or DINOv2's 12,500 steps, the published protocol."""
+    classifier_reads: Literal["last", "dinov2"] = "last"
+    """Linear classification: CLS 1 and the mean patch of the last block; or, as DINOv2 publishes, the best of CLS 1 of
+    the last block or of the last four, without or with the mean patch: for transformers of four blocks or more."""
     probe: Literal["ridge", "linear", "dpt"] = "ridge"
     """linear_segmentation, depth, normals: in closed form; a trained linear layer, as DINOv2's; or (depth, normals) a
     trained DPT head."""

@@ -143,6 +143,8 @@ def named_classes(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -
 
 def classifier(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
     settings = LinearClassificationSettings(solver=asked.classifier, precision=asked.precision)
+    if asked.classifier_reads == "last":
+        settings = replace(settings, blocks=(1,), pooled=("both",))
     return linear_classification.evaluate(encoder, data.classes_train, data.classes, settings)
 
 

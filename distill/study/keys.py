@@ -46,6 +46,7 @@ SINCE: dict[str, Any] = {
     "evaluate.index": "auto",
     "evaluate.classifier": "lbfgs",
     "evaluate.precision": "fp32",
+    "evaluate.classifier_reads": "last",
     "evaluate.geometry": None,
     "evaluate.depth_crop": "eigen",
     "evaluate.probe": "ridge",

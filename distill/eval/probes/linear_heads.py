@@ -29,9 +29,9 @@ class Heads:
 
     def classes(self, features_nD: Float[Tensor, "n D"]) -> Int[Tensor, "R n"]:
         """The class with the highest score, the lower of equal ones; on the CPU."""
-        step = max(1, MAX_ELEMENTS // self.bias_RK.numel())
+        step, device = max(1, MAX_ELEMENTS // self.bias_RK.numel()), self.bias_RK.device
         parts = [
-            (torch.einsum("bd,rkd->rbk", part_BD, self.weight_RKD) + self.bias_RK[:, None]).argmax(2).cpu()
+            (torch.einsum("bd,rkd->rbk", part_BD.to(device), self.weight_RKD) + self.bias_RK[:, None]).argmax(2).cpu()
             for part_BD in features_nD.split(step)
         ]
         return torch.cat(parts, dim=1)
@@ -46,23 +46,26 @@ def descend(
     steps: int,
     batch_size: int,
     seed: int,
+    device: torch.device | None = None,
 ) -> Heads:
     """SGD on the cross-entropy, momentum 0.9, no weight decay, learning rates that fall to 0 along a half cosine.
 
     The rates are for batches of 256 and grow with the batch, which is the whole set where that is smaller. All heads
-    see the same batches: epochs in random order from the seed. float32.
+    see the same batches: epochs in random order from the seed. float32, on the features' device or batch by batch on
+    another one.
     """
+    device = features_nD.device if device is None else device
     generator = torch.Generator().manual_seed(seed)
     shape = (len(rates), num_classes, features_nD.shape[1])
-    weight_RKD = (torch.randn(shape, generator=generator) * INITIAL_DEVIATION).to(features_nD.device)
+    weight_RKD = (torch.randn(shape, generator=generator) * INITIAL_DEVIATION).to(device)
     bias_RK = torch.zeros_like(weight_RKD[..., 0])
     weight_moment, bias_moment = torch.zeros_like(weight_RKD), torch.zeros_like(bias_RK)
     batch_size = min(batch_size, len(features_nD))
-    rate_R = torch.tensor(rates, device=features_nD.device) * batch_size / 256
+    rate_R = torch.tensor(rates, device=device) * batch_size / 256
     label_n = label_n.to(features_nD.device)
     for step, rows_B in zip(range(steps), _orders(len(features_nD), batch_size, generator), strict=False):
         rows_B = rows_B.to(features_nD.device)
-        x_BD, y_B = features_nD[rows_B], label_n[rows_B]
+        x_BD, y_B = features_nD[rows_B].to(device), label_n[rows_B].to(device)
         # The gradient of the mean cross-entropy in the scores: probabilities, less one for the right class.
         slope_RBK = (torch.einsum("bd,rkd->rbk", x_BD, weight_RKD) + bias_RK[:, None]).softmax(2)
         slope_RBK[:, torch.arange(batch_size, device=y_B.device), y_B] -= 1
