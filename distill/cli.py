@@ -109,6 +109,18 @@ side=student|teacher|untrained, weights=FILE and title=TEXT are said of the mode
 pictures are held-out scenes of the first run's world. A larger image_size gives finer maps; width, height (inches) and
 dpi make the sheet."""
 
+DEMO = """\
+examples:
+  distill demo runs/ibotpp-seed0
+  distill demo runs/vanilla-seed0 side=teacher runs/vanilla-seed0         teacher and student side by side
+  distill demo open_clip:models/siglip2 --images photos --geometry nyuv2
+  distill demo timm:deit_tiny_patch16_224 weights=deit.safetensors --images photos --image-size 448
+  distill demo runs/ibotpp-seed0 --host 0.0.0.0 --port 8000               open to other machines, without a password
+
+side=student|teacher|untrained, weights=FILE and title=TEXT are said of the model before them. Without --images the
+examples are held-out scenes of the first run's world. Probes of depth and normals are fitted at the start: on what
+--geometry names, or else on scenes where a run has learnt from them."""
+
 CACHE = """\
 examples:
   distill cache plan vanilla teacher.checkpoint=runs/ibot-seed0 data.scenes.num_train=20000
@@ -215,6 +227,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_show(commands)
 
+    _add_demo(commands)
+
     command = _command(commands, "recipes", "list the recipes, or show one with every setting", RECIPES)
     actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
     _command(actions, "list", "names and descriptions", run=show_names)
@@ -294,6 +308,23 @@ def _add_show(commands: argparse._SubParsersAction) -> None:
     command.add_argument("words", metavar="MODEL|key=value", nargs="*", help=about)
     command.add_argument("--images", type=Path, metavar="PLACE", help="a picture, or a folder of pictures")
     command.add_argument("--to", type=Path, required=True, metavar="FILE", help="the sheet: .png, or .pdf with pages")
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    summary = "serve a local page that shows what encoders make of a picture (extra: demo)"
+    command = _command(commands, "demo", summary, DEMO, run=demo)
+    about = "RUN, CHECKPOINT or FAMILY:NAME, any number of them, and what is said of each"
+    command.add_argument("words", metavar="MODEL|key=value", nargs="*", help=about)
+    command.add_argument("--images", type=Path, metavar="PLACE", help="a picture or a folder of them, as examples")
+    about = "a folder, or a name of `distill eval list`: what probes of depth and normals are fitted on"
+    command.add_argument("--geometry", metavar="FOLDER", help=about)
+    about = "shorter side of what the encoders see (default: their own); larger ones give finer maps"
+    command.add_argument("--image-size", type=_positive, metavar="PIXELS", help=about)
+    command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="(default: this machine alone)")
+    command.add_argument("--port", type=_positive, metavar="N", help="(default: the first free one from 7860)")
+    about = "of an upload (default: 20 MB, 40 million pixels); larger ones are refused unread"
+    command.add_argument("--max-megabytes", type=float, default=20.0, metavar="N", help=about)
+    command.add_argument("--max-megapixels", type=float, default=40.0, metavar="N", help="as above")
 
 
 def _add_cache(commands: argparse._SubParsersAction, settings: str) -> None:
@@ -417,6 +448,21 @@ def show(options: argparse.Namespace) -> int:
     from distill.show.command import show as carry_out
 
     return carry_out(options.what, options.words, images=options.images, to=options.to)
+
+
+def demo(options: argparse.Namespace) -> int:
+    from distill.demo.command import demo as carry_out
+    from distill.demo.limits import Limits
+
+    return carry_out(
+        options.words,
+        images=options.images,
+        geometry=options.geometry,
+        image_size=options.image_size,
+        host=options.host,
+        port=options.port,
+        limits=Limits(max_megabytes=options.max_megabytes, max_megapixels=options.max_megapixels),
+    )
 
 
 def evaluate(options: argparse.Namespace) -> int:

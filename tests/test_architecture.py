@@ -22,7 +22,8 @@ FORBIDDEN = {
     "distill.study": ("teachers",),
     "distill.captioning": ("distill.encoders", "distill.objective", "distill.eval", "distill.study", "teachers"),
     "distill.publish": ("distill.study", "teachers"),
-    "distill.show": ("distill.study", "teachers"),
+    "distill.show": ("distill.study", "distill.demo", "teachers"),
+    "distill.demo": ("distill.study", "teachers"),
     "distill.trained": ("distill.compose", "distill.eval", "distill.data", "teachers"),
     "distill.compose": ("distill.eval", "distill.data"),
     "teachers": ("distill.data", "distill.objective", "distill.train", "distill.eval"),
@@ -35,6 +36,7 @@ TOPS = (
     "distill.inspection",
     "distill.publish",
     "distill.show",
+    "distill.demo",
     "distill.cli",
     "distill.__main__",
 )

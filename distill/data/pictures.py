@@ -18,6 +18,8 @@ def open_picture(encoded: bytes | Path, *, name: str) -> Image.Image:
     try:
         # Read whole at once, so that no file stays open behind a picture that turns out broken.
         picture = Image.open(io.BytesIO(encoded if isinstance(encoded, bytes) else encoded.read_bytes()))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenSample(name, f"has more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # Pillow's readers raise whatever they stumble over.
         raise BrokenSample(name, f"cannot be opened as a picture ({type(error).__name__})") from error
     if picture.width * picture.height > MAX_PIXELS:

@@ -3,7 +3,7 @@
 Legend: (H, W) pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -76,16 +76,22 @@ def normals_probe(model: Model, settings: GeometrySettings, looking: Looking) ->
     return probe
 
 
-@torch.no_grad()
 def show_depth(models: list[Model], pictures: list[Picture], settings: GeometrySettings, looking: Looking) -> Content:
-    """Rows of metres, all on one scale."""
+    probes = {model.title: depth_probe(model, settings, looking) for model in models}
+    return draw_depth(probes, pictures, settings, looking)
+
+
+@torch.no_grad()
+def draw_depth(
+    probes: Mapping[str, Probe], pictures: list[Picture], settings: GeometrySettings, looking: Looking
+) -> Content:
+    """Rows of metres, all on one scale; the probes, by the titles of their rows, were fitted with the same settings."""
     said, below = {}, {}
     truths = [upsample(each.truth.depth[None, None], looking.frame.size_of(each))[0, 0] for each in _known(pictures)]
-    for model in models:
-        probe = depth_probe(model, settings, looking)
-        said[model.title] = maps = [probe(picture) for picture in pictures]
+    for title, probe in probes.items():
+        said[title] = maps = [probe(picture) for picture in pictures]
         errors = [(ours - truth).square().mean().sqrt() for ours, truth in zip(maps, truths, strict=False)]
-        below[model.title] = [f"{error:.2f} m off" for error in errors]
+        below[title] = [f"{error:.2f} m off" for error in errors]
     rows = ({"truth": truths} if truths else {}) | said
     every = np.concatenate([each.numpy().ravel() for maps in rows.values() for each in maps])
     low, high = map(float, np.percentile(every, ENDS))
@@ -102,17 +108,24 @@ def show_depth(models: list[Model], pictures: list[Picture], settings: GeometryS
     )
 
 
-@torch.no_grad()
 def show_normals(models: list[Model], pictures: list[Picture], settings: GeometrySettings, looking: Looking) -> Content:
+    probes = {model.title: normals_probe(model, settings, looking) for model in models}
+    return draw_normals(probes, pictures, settings, looking)
+
+
+@torch.no_grad()
+def draw_normals(
+    probes: Mapping[str, Probe], pictures: list[Picture], settings: GeometrySettings, looking: Looking
+) -> Content:
+    """A row for every probe, by its title."""
     said, below = {}, {}
     truths = [
         normals.normals_of(each.truth.normals[None], size=looking.frame.size_of(each))[0] for each in _known(pictures)
     ]
-    for model in models:
-        probe = normals_probe(model, settings, looking)
-        said[model.title] = maps = [probe(picture) for picture in pictures]
+    for title, probe in probes.items():
+        said[title] = maps = [probe(picture) for picture in pictures]
         errors = [angle_degrees(ours[None], truth[None]).mean() for ours, truth in zip(maps, truths, strict=False)]
-        below[model.title] = [f"{error:.0f}° off" for error in errors]
+        below[title] = [f"{error:.0f}° off" for error in errors]
     rows = ({"truth": truths} if truths else {}) | said
     drawn = {title: [normals_colours(each.double().numpy()) for each in maps] for title, maps in rows.items()}
     return Content(
@@ -147,7 +160,7 @@ def _known(pictures: list[Picture]) -> list[Picture]:
 
 def _of(settings: GeometrySettings) -> str:
     heads = {"ridge": "ridge regression", "linear": "a trained linear layer", "dpt": "a trained DPT head"}
-    return f"The probe is {heads[settings.probe]}, fitted on {settings.geometry or 'other scenes of the same world'}."
+    return f"The probe is {heads[settings.probe]}, fitted on {settings.geometry or 'training scenes'}."
 
 
 def _rows(

@@ -1,0 +1,87 @@
+"""The page at an address of this machine, until Ctrl-C (extra: demo)."""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from distill.demo.guard import OwnHeaders, hosts_of, is_loopback, stay_here
+from distill.demo.maps import Looker
+from distill.show.pictures import Picture
+
+PORTS = "7860 to 7959"
+"""Among which Gradio looks for a free one."""
+MOST_WAITING = 32
+MOST_VISITORS = 32
+"""Whose pictures are kept; the one who did nothing for longest goes first."""
+
+
+def check_extra() -> None:
+    """Raise ValueError where Gradio is not installed. Says beforehand that nobody is to be told of its use."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    try:
+        import gradio  # noqa: F401
+    except ImportError as missing:
+        raise ValueError("the demo needs the package gradio (extra: demo)") from missing
+
+
+def serve(looker: Looker, examples: list[Picture], *, host: str, port: int | None) -> int:
+    """Serve, say where, and wait for Ctrl-C or to be ended. Returns 0. Raises ValueError for a port that is taken.
+
+    Uploads lie in a folder of their own, which is gone afterwards.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="distill_demo_") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        close = open_page(looker, examples, host=host, port=port)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("stopped")
+        finally:
+            close()
+    return 0
+
+
+def open_page(looker: Looker, examples: list[Picture], *, host: str, port: int | None) -> Callable[[], Any]:
+    """Start serving and say where. Returns what ends it."""
+    import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from distill.demo.page import STYLE, build
+
+    stay_here(host)
+    page = build(looker, examples).queue(max_size=MOST_WAITING)
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=hosts_of(host), www_redirect=False)
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            app_kwargs={"middleware": [hosts, Middleware(OwnHeaders)]},
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css_paths=[STYLE],
+            max_file_size=looker.limits.max_bytes,
+            state_session_capacity=MOST_VISITORS,
+            prevent_thread_lock=True,
+            footer_links=[],
+            quiet=True,
+            # Said although they are defaults: variables of the environment would change them.
+            share=False,
+            ssr_mode=False,
+            mcp_server=False,
+            run_history=False,
+            enable_monitoring=False,
+            root_path="",
+            allowed_paths=[],
+        )
+    except OSError as error:
+        asked = f"port {port}" if port else f"none of the ports {PORTS}"
+        raise ValueError(f"{asked} can be opened at {host}; choose another with --port ({error})") from error
+    print(f"{address}   Ctrl-C stops it", flush=True)
+    if not is_loopback(host):
+        print("whoever reaches this machine can use the page; there is no password", flush=True)
+    return page.close
