@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distill.contracts import ImageEncoder, SegmentationSet
 from distill.encoders.dual import DualEncoder
-from distill.eval.dense import LinearScores, best_class, best_class_in_windows, window_grid
+from distill.eval.dense import LinearScores, Windows, best_class, best_class_in_windows, window_grid
 from distill.eval.features import Kind, Precision, patch_map, resize_short_side, tokens, unit
 from distill.eval.metrics import TaskResult, count_set, segmentation_result
 from distill.eval.pictures.things import num_things_of
@@ -89,8 +89,20 @@ def predict(
         return best_class(_unit_map(image, resized, settings), scores, size=size)
     image_size = tuple(resized.shape[-2:])
     windows = window_grid(image_size, window=settings.window, stride=settings.stride)
-    features = [_unit_map(image, windows.of(resized, corner), settings) for corner in windows.corners]
-    return best_class_in_windows(features, scores, windows=windows, image_size=image_size, size=size)
+    maps = _window_maps(image, resized, windows, scores=scores, settings=settings)
+    return best_class_in_windows(maps, windows=windows, image_size=image_size, size=size)
+
+
+def _window_maps(
+    image: ImageEncoder, pixels: Tensor, windows: Windows, *, scores: LinearScores, settings: ZeroShotSettings
+) -> list[Float[Tensor, "B K h w"]]:
+    """Scores under every window; as many windows together as make a batch."""
+    maps: list[Tensor] = []
+    together = max(1, settings.batch_size // len(pixels))
+    for start in range(0, len(windows.corners), together):
+        seen = [windows.of(pixels, corner) for corner in windows.corners[start : start + together]]
+        maps += scores.of(_unit_map(image, torch.cat(seen), settings)).chunk(len(seen))
+    return maps
 
 
 def _unit_map(image: ImageEncoder, pixels: Tensor, settings: ZeroShotSettings) -> Tensor:
