@@ -140,9 +140,12 @@ class Case:
             found = timed("features", lambda shown=shown: self._features(shown))
             size = tuple(labels.shape)
             best = timed("classes", lambda found=found, pixels=pixels, size=size: self._classes(found, pixels, size))
-            counted = {"num_classes": len(self.loaded.class_names), "ignore": IGNORE}
-            timed("counting", lambda best=best, labels=labels: count_pixels(best, labels[None], **counted).labelled_N)
+            timed("counting", lambda best=best, labels=labels: self._count(best, labels))
         return seconds
+
+    def _count(self, best: Tensor, labels: Tensor) -> Tensor:
+        counts = count_pixels(best, labels[None], num_classes=len(self.loaded.class_names), ignore=IGNORE)
+        return counts.intersection_NK
 
     def _features(self, shown: Tensor) -> Tensor:
         return patch_map(self.encoder.image.values(shown))
@@ -184,16 +187,15 @@ def _whole_cost(cases: list[Case], rounds: dict[str, list[Spent]], text: Spent) 
             for name, each in (("bare", bare), ("task", task), ("with_reading", files))
         }
     numbers["text"] = {"cpu": text.cpu}
+    num_rounds, settings = len(rounds[f"{cases[0].mode}/bare"]), cases[0].settings
     note = (
-        f"Processor seconds a picture, medians of {len(rounds[f'{cases[0].mode}/bare'])} rounds; ratios within a round, "
-        "median (smallest to largest). Bare: `values` of the tower on the same windows, made and resized before, in the "
-        "same batches. Task: everything from pictures in memory to counts of pixels. Text features are made once for a "
-        f"set, here in {text.cpu:.2f} s by a text tower of two blocks, and are in neither."
+        f"Processor seconds a picture, medians of {num_rounds} rounds; ratios within a round, median (smallest to "
+        "largest). Bare: `values` of the tower on the same windows, made and resized before, in the same batches. "
+        "Task: everything from pictures in memory to counts of pixels. Text features are made once for a set, here in "
+        f"{text.cpu:.2f} s by a text tower of two blocks, and are in neither."
     )
     pictures = ", ".join(f"{height}×{width}" for height, width in SIZES)
-    title = (
-        f"{len(SIZES)} pictures ({pictures}), {len(cases[0].scores)} classes, short side {cases[0].settings.short_side}"
-    )
+    title = f"Pictures of {pictures}, {len(cases[0].scores)} classes, short side {settings.short_side}"
     columns = ["mode", "passes", "bare s", "task s", "with files s", "task over bare", "with files over bare"]
     return Table(title, note, columns, rows, numbers)
 

@@ -11,7 +11,7 @@ from oracles import Largest, Listed, all_knowing, know_nothing, painted
 from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 
-from distill.eval import dense
+from distill.eval import bilinear, dense
 from distill.eval.prompts import TEMPLATES, class_embeddings
 from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings, class_scores, evaluate, predict
 
@@ -231,8 +231,8 @@ def test_memory_is_bounded_and_chunks_change_nothing(mode, monkeypatch):
     names = [f"class {number}" for number in range(40)]
     data = noisy_set(names)
     reference = evaluate(know_nothing(), data, settings)
-    for bound in ("MAX_ELEMENTS", "IN_CACHE", "BAND"):
-        monkeypatch.setattr(dense, bound, 20_000)
+    for module, bound in ((dense, "MAX_ELEMENTS"), (dense, "BAND"), (bilinear, "MAX_ELEMENTS"), (bilinear, "IN_CACHE")):
+        monkeypatch.setattr(module, bound, 20_000)
     assert evaluate(know_nothing(), data, settings).per_class == pytest.approx(reference.per_class, nan_ok=True)
     encoder = know_nothing()
     scores, pixels = class_scores(encoder, names, settings), data.items[3][0][None]
