@@ -5,7 +5,6 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from distill.demo.guard import OwnHeaders, hosts_of, is_loopback, stay_here
 from distill.demo.maps import Looker
@@ -46,7 +45,7 @@ def serve(looker: Looker, examples: list[Picture], *, host: str, port: int | Non
     return 0
 
 
-def open_page(looker: Looker, examples: list[Picture], *, host: str, port: int | None) -> Callable[[], Any]:
+def open_page(looker: Looker, examples: list[Picture], *, host: str, port: int | None) -> Callable[[], None]:
     """Start serving and say where. Returns what ends it."""
     import gradio as gr
     from starlette.middleware import Middleware
@@ -84,4 +83,4 @@ def open_page(looker: Looker, examples: list[Picture], *, host: str, port: int |
     print(f"{address}   Ctrl-C stops it", flush=True)
     if not is_loopback(host):
         print("whoever reaches this machine can use the page; there is no password", flush=True)
-    return page.close
+    return lambda: page.close(verbose=False)
