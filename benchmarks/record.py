@@ -81,7 +81,8 @@ def markdown(record: Record) -> str:
         lines += ["", f"## {table.title}", "", table.note, ""]
         lines += ["| " + " | ".join(table.columns) + " |", "|---" + "|---:" * (len(table.columns) - 1) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in table.rows]
-    lines += ["", "## Recipes", "", f"Every setting of every case is in `{record.name}.json` under `recipes`."]
+    if record.changes:
+        lines += ["", "## Recipes", "", f"Every setting of every case is in `{record.name}.json` under `recipes`."]
     for name, changed in record.changes.items():
         lines += ["", f"**{name}**", ""] + [f"- `{change}`" for change in changed or ["nothing changed"]]
     return "\n".join(lines) + "\n"

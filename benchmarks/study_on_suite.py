@@ -93,7 +93,11 @@ def tables(suite: Suite, found: Cells) -> list[Table]:
     }
     made = [_table("Scores", "Shares in percent, errors in metres and degrees (less is better).", scores, plain)]
     if differences:
-        note = f"Cell minus {first}, within each seed. A star: the whole interval lies on one side of 0."
+        count = sum(map(len, differences.values()))
+        note = (
+            f"Cell minus {first}, within each seed. A star: the whole interval lies on one side of 0. Of these {count} "
+            f"differences about {round(count / 20)} would have one by chance."
+        )
         made.append(_table(f"Differences to {first}", note, differences, signed))
     return made
 

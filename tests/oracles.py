@@ -6,6 +6,7 @@ Legend: B images, N patches, D width, L characters.
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.contracts import ImageEncoder, TextEncoder, Tokens
 from distill.encoders.dual import DualEncoder
@@ -106,6 +107,20 @@ class Listed:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.items[index]
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        made = function(*arguments, **(keywords or {}))
+        if isinstance(made, torch.Tensor):
+            self.elements = max(self.elements, made.numel())
+        return made
 
 
 def painted(labels: Int[Tensor, "H W"]) -> Float[Tensor, "3 H W"]:

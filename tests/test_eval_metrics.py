@@ -5,12 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import Listed, Scrambled, all_knowing, know_nothing, painted
+from oracles import Largest, Listed, Scrambled, all_knowing, know_nothing, painted
 from sklearn.linear_model import Ridge
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import jaccard_score
 from sklearn.neighbors import KNeighborsClassifier
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.eval import metrics
 from distill.eval.metrics import count_pixels, hit_ranks, intersection_over_union, neighbour_votes, segmentation_result
@@ -189,20 +188,6 @@ def test_recall_agrees_with_loops_over_pictures_and_captions(cls, monkeypatch):
     assert 0 < found.values["image_to_text_r5"] < 1
     monkeypatch.setattr(retrieval, "MAX_ELEMENTS", 100)
     assert retrieval.evaluate(encoder, data, RetrievalSettings(cls=cls, batch_size=7)).values == found.values
-
-
-class Largest(TorchDispatchMode):
-    """Notes the number of elements of the largest tensor that is made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        made = function(*arguments, **(keywords or {}))
-        if isinstance(made, torch.Tensor):
-            self.elements = max(self.elements, made.numel())
-        return made
 
 
 def test_retrieval_never_holds_all_similarities_at_once(monkeypatch):

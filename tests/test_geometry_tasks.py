@@ -356,7 +356,7 @@ def test_a_trained_probe_s_weights_say_what_its_layers_say():
     for tensor in (*head.parameters(), head.norm.running_mean, head.norm.running_var):
         tensor.copy_(torch.rand_like(tensor) + 0.2)
     features = torch.randn(2, 6, 4, 5)
-    torch.testing.assert_close(head.scores().of(features, slice(None)), head.eval()(features), rtol=0, atol=1e-5)
+    torch.testing.assert_close(head.scores().of(features), head.eval()(features), rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

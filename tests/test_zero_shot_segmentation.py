@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import Listed, all_knowing, know_nothing, painted
+from oracles import Largest, Listed, all_knowing, know_nothing, painted
 from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 
-from distill.eval import dense
+from distill.eval import bilinear, dense
 from distill.eval.prompts import TEMPLATES, class_embeddings
-from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings, evaluate
+from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings, class_scores, evaluate, predict
 
 NAMES = ["cat", "dog", "tree", "sky", "road"]
 SIZES = [(45, 61), (33, 38), (45, 61), (70, 40)]
@@ -231,15 +231,15 @@ def test_memory_is_bounded_and_chunks_change_nothing(mode, monkeypatch):
     names = [f"class {number}" for number in range(40)]
     data = noisy_set(names)
     reference = evaluate(know_nothing(), data, settings)
-    largest = []
-    plain = dense.upsample
-    monkeypatch.setattr(
-        dense, "upsample", lambda maps, size: largest.append(plain(maps, size).numel()) or plain(maps, size)
-    )
-    monkeypatch.setattr(dense, "MAX_ELEMENTS", 20_000)
-    chunked = evaluate(know_nothing(), data, settings)
-    assert max(largest) <= 20_000
-    assert chunked.per_class == pytest.approx(reference.per_class, nan_ok=True)
+    for module, bound in ((dense, "MAX_ELEMENTS"), (dense, "BAND"), (bilinear, "MAX_ELEMENTS"), (bilinear, "IN_CACHE")):
+        monkeypatch.setattr(module, bound, 20_000)
+    assert evaluate(know_nothing(), data, settings).per_class == pytest.approx(reference.per_class, nan_ok=True)
+    encoder = know_nothing()
+    scores, pixels = class_scores(encoder, names, settings), data.items[3][0][None]
+    assert 40 * 70 * 40 > 100_000  # all classes at full size
+    with Largest() as largest:
+        predict(encoder.image, pixels, scores=scores, size=(70, 40), settings=settings)
+    assert pixels.numel() <= largest.elements <= 20_000
 
 
 def test_the_batch_size_changes_nothing_even_when_sizes_differ():

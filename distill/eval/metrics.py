@@ -85,22 +85,25 @@ def count_pixels(
     Raises ValueError for labels that are neither a class nor `ignore`.
     """
     known_BHW = label_BHW != ignore
-    label_n, prediction_n = label_BHW[known_BHW].long(), prediction_BHW[known_BHW].long()
-    strange = label_n[(label_n < 0) | (label_n >= num_classes)]
-    if len(strange):
-        raise ValueError(f"label {strange[0].item()} is neither one of {num_classes} classes nor ignore={ignore}")
-    labelled_B = known_BHW.flatten(1).sum(1)
-    num_pictures = len(labelled_B)
-    first_bin = torch.arange(num_pictures, device=label_n.device) * num_classes
-    first_n = first_bin.repeat_interleave(labelled_B, output_size=len(label_n))
+    strange_BHW = known_BHW & ((label_BHW < 0) | (label_BHW >= num_classes))
+    if strange_BHW.any():
+        label = label_BHW[strange_BHW][0].item()
+        raise ValueError(f"label {label} is neither one of {num_classes} classes nor ignore={ignore}")
+    num_pictures = len(label_BHW)
+    first_B11 = torch.arange(num_pictures, device=label_BHW.device)[:, None, None] * num_classes
+    nowhere = num_pictures * num_classes  # the bin of pixels that do not count
 
-    def by_class(bin_m: Tensor) -> Tensor:
-        return torch.bincount(bin_m, minlength=num_pictures * num_classes).view(num_pictures, num_classes)
+    def by_class(class_BHW: Tensor, counted_BHW: Tensor) -> Tensor:
+        bin_BHW = torch.where(counted_BHW, first_B11 + class_BHW, nowhere)
+        return torch.bincount(bin_BHW.flatten(), minlength=nowhere + 1)[:nowhere].view(num_pictures, num_classes)
 
-    label_bin_n = first_n + label_n
-    hit_BK = by_class(label_bin_n[label_n == prediction_n])
-    union_BK = by_class(label_bin_n) + by_class(first_n + prediction_n) - hit_BK
-    return PixelCounts(intersection_NK=hit_BK.int(), union_NK=union_BK.int(), labelled_N=labelled_B.int())
+    hit_BK = by_class(label_BHW, known_BHW & (label_BHW == prediction_BHW))
+    label_BK, predicted_BK = by_class(label_BHW, known_BHW), by_class(prediction_BHW, known_BHW)
+    return PixelCounts(
+        intersection_NK=hit_BK.int(),
+        union_NK=(label_BK + predicted_BK - hit_BK).int(),
+        labelled_N=label_BK.sum(1).int(),
+    )
 
 
 def count_set(
@@ -108,16 +111,18 @@ def count_set(
 ) -> PixelCounts:
     """`count_pixels` of every picture of a set, in its order.
 
-    `predict` takes pixels [B, 3, H, W] and the size (H2, W2) of their labels and returns classes [B, H2, W2].
+    `predict` takes pixels [B, 3, H, W] and the size (H2, W2) of their labels and returns classes [B, H2, W2], on any
+    device: pixels are counted there, and only the counts come back.
     """
     num_classes = len(data.class_names)
     hit_NK = torch.zeros(len(data), num_classes, dtype=torch.int)
     union_NK, labelled_N = torch.zeros_like(hit_NK), hit_NK.new_zeros(len(data))
     for places, pixels, labels in numbered_batches(data, batch_size):
         predicted = predict(pixels, tuple(labels.shape[-2:]))
-        found = count_pixels(predicted.cpu(), labels.cpu(), num_classes=num_classes, ignore=data.ignore)
-        hit_NK[places], union_NK[places] = found.intersection_NK, found.union_NK
-        labelled_N[places] = found.labelled_N
+        labels = labels.to(predicted.device)
+        found = count_pixels(predicted, labels, num_classes=num_classes, ignore=data.ignore)
+        hit_NK[places], union_NK[places] = found.intersection_NK.cpu(), found.union_NK.cpu()
+        labelled_N[places] = found.labelled_N.cpu()
     return PixelCounts(intersection_NK=hit_NK, union_NK=union_NK, labelled_N=labelled_N)
 
 

@@ -85,7 +85,7 @@ def ridge_maps(
         device = found.patches.device
         moments.add(found.patches.flatten(0, 1)[known_n.to(device)], mean_nK[known_n].to(device))
     scores: LinearScores = moments.solve(ridge)
-    return lambda pixels: scores.of(patch_map(seen(pixels)), slice(None))
+    return lambda pixels: scores.of(patch_map(seen(pixels)))
 
 
 def patch_means(

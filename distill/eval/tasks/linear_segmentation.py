@@ -66,6 +66,7 @@ def evaluate(
             size=size,
             slide=None if settings.mode == "whole" else (settings.window, settings.stride),
             mean_of="scores",
+            batch_size=settings.batch_size,
         )
 
     return segmentation_result(

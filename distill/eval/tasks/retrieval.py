@@ -123,11 +123,12 @@ def _owners(captions: list[list[str]], text_of: dict[str, int]) -> tuple[Tensor,
 def _ranks(query_QD: Tensor, gallery_GD: Tensor, *, query: Tensor, item: Tensor) -> Int[Tensor, " Q"]:
     """`hit_ranks` of all queries, a chunk at a time; item[i] is the own item of query[i]. On the CPU."""
     step = max(1, MAX_ELEMENTS // len(gallery_GD))
+    query, item = query.to(query_QD.device), item.to(query_QD.device)
     ranks = []
     for start in range(0, len(query_QD), step):
         part = query_QD[start : start + step]
-        own = torch.zeros(len(part), len(gallery_GD), dtype=torch.bool)
+        own = torch.zeros(len(part), len(gallery_GD), dtype=torch.bool, device=part.device)
         inside = (query >= start) & (query < start + len(part))
         own[query[inside] - start, item[inside]] = True
-        ranks.append(hit_ranks(part, gallery_GD, own_QG=own.to(part.device)).cpu())
+        ranks.append(hit_ranks(part, gallery_GD, own_QG=own).cpu())
     return torch.cat(ranks)

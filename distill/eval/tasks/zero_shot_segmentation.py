@@ -90,6 +90,7 @@ def predict(
         scores,
         size=size,
         slide=None if settings.mode == "whole" else (settings.window, settings.stride),
+        batch_size=settings.batch_size,
     )
 
 
