@@ -28,8 +28,8 @@ from benchmarks.record import Record, Table, conditions, now, show, write
 from distill.config import ImageTower, Student, TextTower
 from distill.contracts import SegmentationSet
 from distill.encoders.dual import DualEncoder, build_dual
-from distill.eval.dense import best_class, best_class_in_windows, window_grid
-from distill.eval.features import patch_map, resize_short_side, stretch
+from distill.eval.dense import Windows, best_class, best_class_in_windows, window_grid
+from distill.eval.features import patch_map, resize_short_side, short_side_size, stretch
 from distill.eval.layouts.names import names
 from distill.eval.metrics import count_pixels, count_set
 from distill.eval.pictures.files import read_image, to_pixels
@@ -109,11 +109,11 @@ class Case:
         resized = resize_short_side(pixels[None], self.settings.short_side)
         if self.mode == "whole":
             return stretch(resized, self.encoder.image.patch_size)
-        windows = self._windows(resized)
+        windows = self._windows(tuple(resized.shape[-2:]))
         return torch.cat([windows.of(resized, corner) for corner in windows.corners])
 
-    def _windows(self, resized: Tensor):
-        return window_grid(tuple(resized.shape[-2:]), window=self.settings.window, stride=self.settings.stride)
+    def _windows(self, image_size: tuple[int, int]) -> Windows:
+        return window_grid(image_size, window=self.settings.window, stride=self.settings.stride)
 
     @torch.no_grad()
     def bare(self) -> None:
@@ -156,10 +156,9 @@ class Case:
         unit = torch.nn.functional.normalize(found, dim=1)
         if self.mode == "whole":
             return best_class(unit, self.scores, size=size)
-        resized = resize_short_side(pixels[None], self.settings.short_side)
-        maps = [*self.scores.of(unit).split(1)]
-        image_size = tuple(resized.shape[-2:])
-        return best_class_in_windows(maps, windows=self._windows(resized), image_size=image_size, size=size)
+        image_size = short_side_size(*pixels.shape[1:], self.settings.short_side)
+        maps, windows = [*self.scores.of(unit).split(1)], self._windows(image_size)
+        return best_class_in_windows(maps, windows=windows, image_size=image_size, size=size)
 
 
 def measure(cases: list[Case], *, repeats: int) -> list[Table]:
