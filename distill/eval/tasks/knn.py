@@ -14,8 +14,9 @@ from torch import Tensor
 from distill.contracts import ImageEncoder, Tokens
 from distill.encoders.dual import DualEncoder
 from distill.eval.features import Precision, unit
-from distill.eval.metrics import MAX_ELEMENTS, TaskResult, neighbour_votes
+from distill.eval.metrics import TaskResult
 from distill.eval.remembered import global_tokens
+from distill.eval.votes import neighbour_votes
 
 
 @runtime_checkable
@@ -114,24 +115,19 @@ def classify(
     num_classes: int,
     settings: KnnSettings,
 ) -> Int[Tensor, " Q"]:
-    """Class of every query by vote of its nearest training features (ties: `metrics.neighbour_votes`). On the CPU.
+    """Class of every query by vote of its nearest training features (ties: `votes.neighbour_votes`). On the CPU.
 
     Raises ValueError when there are fewer training features than neighbours.
     """
     if len(train_nD) < settings.num_neighbours:
         raise ValueError(f"{len(train_nD)} training pictures are too few for {settings.num_neighbours} neighbours")
-    step = max(1, MAX_ELEMENTS // len(train_nD))
-    votes = [
-        neighbour_votes(
-            part.double(),
-            train_nD.double(),
-            train_label_n.to(part.device),
-            num_neighbours=settings.num_neighbours,
-            num_classes=num_classes,
-        ).cpu()
-        for part in query_QD.split(step)
-    ]
-    return torch.cat(votes)
+    return neighbour_votes(
+        query_QD,
+        train_nD,
+        train_label_n,
+        num_neighbours=settings.num_neighbours,
+        num_classes=num_classes,
+    )
 
 
 def accuracy_result(
