@@ -241,6 +241,18 @@ def test_as_many_pictures_lie_side_by_side_as_fit():
         assert measures.inches(1.5) <= height <= measures.inches(3.2)
 
 
+def test_long_names_are_broken_where_they_have_signs_and_shortened_in_the_middle():
+    letters = Letters(100)
+    width = letters.width("deit_tiny_patch16_2", 11.0)
+    lines = letters.wrapped("deit_tiny_patch16_224 is small", 11.0, width=width)
+    assert lines == ["deit_tiny_patch16_", "224 is small"]
+    assert "".join(letters.wrapped("x" * 90, 11.0, width=width)) == "x" * 90
+    for line in letters.wrapped("x" * 90, 11.0, width=width):
+        assert letters.width(line, 11.0) <= width
+    short = letters.shortened("a name\nof two lines.jpg", 11.0, width=width)
+    assert short.startswith("a name") and "…" in short and short.endswith(".jpg")
+
+
 def content_of(sizes: list[tuple[int, int]], *, num_rows: int = 2, legend: tuple = ()) -> Content:
     generator = np.random.default_rng(0)
     rows = [

@@ -37,7 +37,7 @@ class Measures:
     @property
     def label(self) -> int:
         """Width of the titles, with the distance to the pictures."""
-        return self.inches(min(2.0, self.width / self.dpi / 4))
+        return self.inches(min(1.7, self.width / self.dpi / 4))
 
     @property
     def room(self) -> int:

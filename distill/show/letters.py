@@ -1,5 +1,6 @@
 """How wide text is drawn, so that it is wrapped and shortened to the place it has."""
 
+import re
 from bisect import bisect
 
 from matplotlib.backends.backend_agg import RendererAgg
@@ -9,6 +10,9 @@ SMALL, NORMAL, LARGE = 9.0, 11.0, 15.0
 """Points."""
 LINE = 1.3
 """Height of a line over the size of its letters."""
+
+PIECES = re.compile(r"[^_/.:-]*[_/.:-]|[^_/.:-]+")
+"""Of a word, each with the sign behind which it may be broken."""
 
 Length = int | float
 """Pixels."""
@@ -33,7 +37,7 @@ class Letters:
         return LINE * points * self.dpi / 72
 
     def wrapped(self, text: str, points: float, *, width: Length, bold: bool = False) -> list[str]:
-        """Lines that fit; a word that is too long for any line is broken."""
+        """Lines that fit. A word too long for any line is broken behind `_`, `/` and the like, or else anywhere."""
         lines = [""]
         for word in text.split():
             longer = f"{lines[-1]} {word}".lstrip()
@@ -41,14 +45,19 @@ class Letters:
                 lines[-1] = longer
                 continue
             lines += [""] if lines[-1] else []
-            for letter in word:
-                if lines[-1] and self.width(lines[-1] + letter, points, bold=bold) > width:
+            for piece in PIECES.findall(word):
+                if lines[-1] and self.width(lines[-1] + piece, points, bold=bold) > width:
                     lines.append("")
-                lines[-1] += letter
+                whole = self.width(piece, points, bold=bold) <= width
+                for part in [piece] if whole else piece:
+                    if lines[-1] and self.width(lines[-1] + part, points, bold=bold) > width:
+                        lines.append("")
+                    lines[-1] += part
         return lines
 
     def shortened(self, text: str, points: float, *, width: Length) -> str:
-        """The text, or its beginning and its end around an ellipsis; empty where not even that fits."""
+        """The text on one line, or its beginning and its end around an ellipsis; empty where not even that fits."""
+        text = " ".join(text.split())
 
         def cut(kept: int) -> str:
             return text if kept >= len(text) else f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
