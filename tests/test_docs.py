@@ -22,10 +22,16 @@ from distill.config import InvalidCombination, Recipe, load_recipe, page_path, r
 from distill.config import tree as settings_tree
 from distill.config.pages import catalogue
 from distill.eval.command import evaluation_words
+from distill.publish.card import loading
+from distill.show.command import Common
+from distill.show.sheet import Paper
+from distill.show.views import VIEWS
+from distill.show.words import settings_of, split_words
 from distill.study.grid import read_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
+PUBLISHING = REPOSITORY / "docs" / "publishing.md"
 QUOTING = [*PAGES, REPOSITORY / "README.md"]
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -154,6 +160,10 @@ def test_a_quoted_command_is_one_that_distill_takes(page: str, words: list[str])
         check_study(options)
     if words[0] == "eval" and "path" in options:
         check_evaluation(options)
+    if words[0] == "show":
+        places, settings = split_words(options.words)
+        assert places
+        settings_of(settings, (Common, Paper, VIEWS[options.what].settings), what=options.what)
 
 
 def check_evaluation(options: Namespace) -> None:
@@ -187,7 +197,9 @@ def check_study(options: Namespace) -> None:
 
 def test_many_commands_are_quoted() -> None:
     assert len(ALL_COMMANDS) > 60
-    assert {words[0] for _, words in ALL_COMMANDS} >= {"train", "study", "eval", "teachers", "cache", "data", "recipes"}
+    assert {words[0] for _, words in ALL_COMMANDS} == {*leading_words(build_parser())} - {
+        name for name in leading_words(build_parser()) if " " in name
+    }
 
 
 @pytest.mark.parametrize("page", QUOTING, ids=names(QUOTING))
@@ -272,8 +284,22 @@ def test_python_in_the_pages_runs(
     """From top to bottom, beside a run of the recipe `smoke` of the size that the pages speak of."""
     trained(tmp_path / "runs" / "smoke-seed0")
     monkeypatch.chdir(tmp_path)
-    found = [(page, text) for page in QUOTING for text in blocks(page, "python")]
+    found = [(page, text) for page in QUOTING if page != PUBLISHING for text in blocks(page, "python")]
     assert found
     for page, text in found:
         exec(compile(text, str(page), "exec"), {})
     assert "all" in capsys.readouterr().out
+
+
+def test_published_weights_are_loaded_by_the_code_of_the_card() -> None:
+    """Which tests/test_card.py runs in every format."""
+    words = {"picture": "photo.jpg", "side": 48, "length": 40}
+    tokenize = loading.TOKENIZE["open_clip"].format(place="", **words)
+    expected = [
+        loading.TIMM.format(place="published/ibotpp/timm", outputs=loading.OF_TIMM["transformer"], **words),
+        loading.OPEN_CLIP.format(place="published/ibotpp/open_clip", **words),
+        loading.TRANSFORMERS.format(place="published/tips/transformers", **words),
+        loading.TRANSFORMERS_VISION.format(place="published/ibotpp/transformers", **words),
+        (loading.ONNX + loading.ONNX_TEXT).format(place="published/ibotpp/onnx", tokenize=tokenize, **words),
+    ]
+    assert blocks(PUBLISHING, "python") == [f"{code.rstrip()}\n" for code in expected]

@@ -1,4 +1,5 @@
-"""Pages of the site that are made of what the repository holds already: results, recipes, the help of every command.
+"""Pages of the site that are made of what the repository holds already: results, recipes, the help of every command,
+the notebook.
 
 A hook of mkdocs. What is generated is never written into docs/.
 """
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from tour import page as tour_page
 
 from distill.cli import build_list_parser, build_parser
 from distill.config.pages import catalogue
@@ -26,8 +28,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/recipes.md": recipe_pages(),
         "results/labbook.md": (REPOSITORY / "recipes" / "README.md").read_text(encoding="utf-8"),
     }
-    for name, text in pages.items():
-        files.append(File.generated(config, name, content=text))
+    pages["tour.md"], pictures = tour_page()
+    for name, content in (pages | pictures).items():
+        files.append(File.generated(config, name, content=content))
     for path in sorted(RESULTS.rglob("*")):
         place = path.relative_to(RESULTS)
         if path.name == "report.md":
