@@ -3,6 +3,7 @@
 The page itself is looked at in a browser, in test_demo_page.
 """
 
+import socket
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -257,6 +258,8 @@ MISTAKES = {
     "no such run": (["nowhere"], "no such run or checkpoint folder"),
     "setting": (["RUN", "query=x"], "demo has no setting 'query'"),
     "host": (["RUN", "--host", "example.org"], "--host example.org: expected an IPv4 address"),
+    "host elsewhere": (["RUN", "--host", "203.0.113.5"], "203.0.113.5 cannot be listened at"),
+    "port": (["RUN", "--port", "99999"], "port 99999 of 127.0.0.1 cannot be listened at"),
     "megabytes": (["RUN", "--max-megabytes", "0"], "max_megabytes=0: expected"),
     "megapixels": (["RUN", "--max-megapixels", "500"], "max_megapixels=500: expected"),
     "size": (["RUN", "--image-size", "9000"], "image_size=9000: expected 1 to 8192"),
@@ -275,6 +278,12 @@ def test_a_mistake_at_the_command_line_is_one_sentence_and_serves_nothing(
     assert cli.main(["demo", *(str(run) if word == "RUN" else word for word in words)]) == 2
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1
+
+
+def test_a_taken_port_is_said_before_models_are_loaded(capsys: pytest.CaptureFixture):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert cli.main(["demo", "nowhere", "--port", str(server.getsockname()[1])]) == 2
+    assert "cannot be listened at" in capsys.readouterr().err
 
 
 def test_without_gradio_the_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

@@ -73,6 +73,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproces
     command = [sys.executable, "-m", "distill", "demo", str(run), "side=teacher", str(run), "--max-megabytes", "3"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
+        assert process.stdout.readline() == "fitting probes of depth and surface normals\n"
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
         yield process, address, folder / "temporary"

@@ -8,7 +8,7 @@ import torch
 from distill.demo.guard import check_host
 from distill.demo.limits import Limits
 from distill.demo.maps import Basis, Looker, fit_probes
-from distill.demo.serve import check_extra, serve
+from distill.demo.serve import check_address, check_extra, serve
 from distill.show.command import Common, pictures_for, told_apart, world_of
 from distill.show.content import Frame
 from distill.show.models import Asked, Model, load_model, on
@@ -43,6 +43,7 @@ def demo(
         raise ValueError("no model is named: RUN, CHECKPOINT or FAMILY:NAME")
     address = check_host(host)
     check_extra()
+    check_address(address, port)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = told_apart([on(load_model(each), device) for each in places])
     examples = pictures_for(Common(image_size=image_size), images=images, scenes=world_of(models))
@@ -58,6 +59,8 @@ def look_with(
     scenes = world_of(models) if on_scenes and geometry is None else None
     looking = Looking(frame=FRAME, image_size=image_size, scenes=scenes)
     settings = GeometrySettings(geometry=geometry)
+    if scenes is not None or geometry is not None:
+        print("fitting probes of depth and surface normals", flush=True)
     depth, normals = fit_probes(models, settings, looking)
     return Looker(
         models=models,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable
@@ -24,6 +25,18 @@ def check_extra() -> None:
     """Raise ValueError where Gradio is not installed. Nothing is imported yet."""
     if find_spec("gradio") is None:
         raise ValueError("the demo needs the package gradio (extra: demo)")
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raise ValueError where nobody can listen there, before models are loaded for minutes."""
+    try:
+        with socket.socket() as attempt:
+            # As the server does: a port whose last connections are only just closed is free.
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            attempt.bind((host, port or 0))
+    except (OSError, OverflowError) as error:
+        place = f"port {port} of {host}" if port else host
+        raise ValueError(f"{place} cannot be listened at ({error}); choose --host or --port otherwise") from error
 
 
 def serve(looker: Looker, examples: list[Picture], *, host: str, port: int | None) -> int:
@@ -78,8 +91,8 @@ def open_page(looker: Looker, examples: list[Picture], *, host: str, port: int |
             allowed_paths=[],
         )
     except OSError as error:
-        asked = f"port {port}" if port else f"none of the ports {PORTS}"
-        raise ValueError(f"{asked} can be opened at {host}; choose another with --port ({error})") from error
+        asked = f"port {port}" if port else f"every port of {PORTS}"
+        raise ValueError(f"{asked} is taken at {host}; choose another with --port") from error
     print(f"{address}   Ctrl-C stops it", flush=True)
     if not is_loopback(host):
         print("whoever reaches this machine can use the page; there is no password", flush=True)
