@@ -18,6 +18,7 @@ from rich.console import Console
 
 from benchmarks.record import Record, Table, conditions, now, show, write
 from distill.config import recipe_dict
+from distill.eval.suite.comparison import comparable
 from distill.eval.suite.measure import Outcome, carry_out
 from distill.eval.suite.page import Suite, read_suite
 from distill.eval.suite.subject import of_a_run
@@ -35,7 +36,9 @@ Cells = dict[str, dict[int, Outcome]]
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     study = load_study(options.study, scale=options.scale, quick=False, overrides=[])
-    jobs = [job for job in jobs_of(study, options.store) if is_done(job) and _wanted(job, options.cell)]
+    chosen = options.cell or list(dict.fromkeys(cell.name for cell in study.cells))
+    jobs = [job for name in chosen for job in jobs_of(study, options.store) if job.cell == study.cell(name)]
+    jobs = [job for job in jobs if is_done(job)]
     if not jobs:
         raise SystemExit(f"no run of {options.study} is finished in {options.store}")
     suite = read_suite(options.suite)
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command=f"python benchmarks/study_on_suite.py {shlex.join(arguments or sys.argv[1:])}",
         conditions=conditions(precision="fp32", device=torch.device("cpu")),
         tables=tables(suite, found),
-        recipes={job.name: recipe_dict(job.recipe) for job in jobs if job.seed == jobs[0].seed},
+        recipes={job.cell.name: recipe_dict(job.recipe) for job in reversed(jobs)},
         changes={},
     )
     show(record, Console(width=200))
@@ -109,7 +112,11 @@ def _table(title: str, note: str, estimates: dict[str, dict[str, Estimate | None
         note=note,
         columns=["cell", "seeds", *columns],
         rows=[
-            [cell, str(max(each.count for each in row.values() if each)), *(_cell(row[c], c, said) for c in columns)]
+            [
+                cell,
+                str(max((each.count for each in row.values() if each), default=0)),
+                *(_cell(row[c], c, said) for c in columns),
+            ]
             for cell, row in estimates.items()
         ],
         numbers={cell: {c: vars(each) for c, each in row.items() if each} for cell, row in estimates.items()},
@@ -134,16 +141,16 @@ def _values(seeds: dict[int, Outcome], column: str) -> dict[int, float]:
 
 
 def _minus(seeds: dict[int, Outcome], first: dict[int, Outcome], column: str) -> dict[int, float]:
+    """Within the seeds that both have, where both were measured on the same pictures in the same way."""
+    name = column.partition("/")[0]
     ours, theirs = _values(seeds, column), _values(first, column)
-    return {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+    both = [seed for seed in ours if seed in theirs]
+    alike = [seed for seed in both if comparable(seeds[seed].measured[name], first[seed].measured[name])]
+    return {seed: ours[seed] - theirs[seed] for seed in alike}
 
 
 def _estimate(values: dict[int, float]) -> Estimate | None:
     return estimate(values) if values else None
-
-
-def _wanted(job: Job, cells: Sequence[str]) -> bool:
-    return not cells or job.cell.name in cells
 
 
 if __name__ == "__main__":

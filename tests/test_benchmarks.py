@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_runs import own_accelerator
 
-from benchmarks import step_time, teacher_cache
+from benchmarks import step_time, teacher_cache, zero_shot_cost
 from benchmarks.kernels import PatchLoss, PatchSizes
 from benchmarks.measure import PHASES
 from benchmarks.meter import Spent, count_flops, interleaved, peak_bytes, ratio
@@ -127,6 +127,19 @@ def test_the_benchmark_of_the_cache_measures_every_storage_and_says_what_it_cost
     assert all(found["times_live"]["median"] > 0 for found in speed.values())
     assert cost["fp32"]["bytes_per_view"] > cost["fp16"]["bytes_per_view"] > cost["int8"]["bytes_per_view"]
     assert "SCRATCH" in text and "/tmp" not in json.dumps(record["changes"])
+
+
+def test_the_benchmark_of_zero_shot_segmentation_compares_it_with_the_bare_pass(tmp_path):
+    threads = torch.get_num_threads()
+    zero_shot_cost.main(["--tiny", "--repeats", "1", "--name", "zero_shot", "--to", str(tmp_path)])
+    torch.set_num_threads(threads)
+    record = json.loads((tmp_path / "zero_shot.json").read_text())
+    cost, parts = numbers(record, "12 classes"), numbers(record, "Where the time goes")
+    for mode in ("whole", "slide"):
+        assert cost[mode]["over_bare"]["median"] > 1.0
+        assert set(parts[mode]) == {"reading", "resizing", "features", "classes", "counting"}
+    page = (tmp_path / "zero_shot.md").read_text()
+    assert "random weights" in page and "Recipes" not in page
 
 
 @pytest.mark.gpu

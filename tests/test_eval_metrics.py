@@ -201,6 +201,17 @@ def test_retrieval_never_holds_all_similarities_at_once(monkeypatch):
     assert len(retrieval.evaluate(encoder, data, RetrievalSettings()).values) == 6
 
 
+def test_a_hundred_thousand_captions_need_no_more_memory_than_the_bound():
+    num_texts, num_pictures = 100_000, 400
+    owner = torch.arange(num_texts) % num_pictures
+    with Largest() as largest:
+        ranks = retrieval._ranks(
+            random(num_pictures, 4), random(num_texts, 4, seed=1), query=owner, item=torch.arange(num_texts)
+        )
+    assert len(ranks) == num_pictures
+    assert num_texts < largest.elements <= metrics.MAX_ELEMENTS < num_texts * num_pictures
+
+
 def test_recall_is_the_mean_over_pictures_weighted_by_their_captions():
     data = captioned()
     data.captions = [texts[: 1 + number % 3] for number, texts in enumerate(data.captions)]

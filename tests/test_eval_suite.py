@@ -1,28 +1,31 @@
 """Suites: many measurements in one go, kept and gone on with, beside published numbers and beside each other."""
 
 import json
+import shutil
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_layouts
-import torch
 from rich.console import Console
 from safetensors.numpy import load_file
+from tiny_inputs import write_classes
 from tiny_runs import trained
 
 from distill import cli
-from distill.config import RecipeError
+from distill.config import Evaluate, RecipeError
 from distill.config.pages import catalogue
 from distill.eval import TASKS
 from distill.eval.in_training import run_task
+from distill.eval.registry import READS
 from distill.eval.remembered import remembering
 from distill.eval.sets import evaluation_data
 from distill.eval.suite import measure
 from distill.eval.suite.comparison import compare, interval_of, resampled
 from distill.eval.suite.fingerprints import fingerprints
 from distill.eval.suite.measure import Outcome, carry_out
-from distill.eval.suite.page import Suite, read_suite
+from distill.eval.suite.page import PLACES, Measure, Suite, read_suite
 from distill.eval.suite.subject import Subject, of_a_run
 from distill.eval.suite.tables import columns_of, page
 from distill.resampling import PictureCounts, PictureValues, picture_statistics, score
@@ -121,16 +124,107 @@ def test_other_settings_weights_and_pictures_are_measured_again(runs, scenes, mo
     one = subject(runs[0])
     carried_out(one, few)
     assert calls == ["depth", "knn"]
-    carried_out(one, few, "templates=tcl")
-    assert len(calls) == 4
-    carried_out(one, few, "templates=tcl", limit=LIMIT + 1)
-    assert len(calls) == 6
-    with torch.no_grad():
-        next(one.encoder.parameters()).add_(1e-3)
-    other = of_a_run(runs[0], side="student", image_size=None)
-    changed = Subject(**vars(other) | {"who": other.who | {"weights_sha256": "another"}})
-    carried_out(changed, few, "templates=tcl")
-    assert len(calls) == 8
+    carried_out(one, few, "templates=tcl", "hidden_ratio=0.5")  # neither of the two reads these
+    assert len(calls) == 2
+    carried_out(one, few, "depth_crop=none")
+    assert calls[2:] == ["depth"]
+    carried_out(one, few, limit=LIMIT + 1)
+    assert len(calls) == 5
+    changed = Subject(**vars(one) | {"who": one.who | {"weights_sha256": "another"}})
+    carried_out(changed, few)
+    assert len(calls) == 7
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_reads_the_settings_that_are_said_of_it(task: str, runs):
+    """What makes a kept measurement stale, and two encoders incomparable, is exactly this."""
+    read: set[str] = set()
+
+    class Watched(Evaluate):
+        def __getattribute__(self, name: str):
+            read.add(name)
+            return super().__getattribute__(name)
+
+    one = subject(runs[0])
+    recipe = one.recipe([f"evaluate.tasks=[{task}]"])
+    data = evaluation_data(recipe, 12)
+    heard: set[str] = set()
+    for probe in ("ridge", "linear") if "probe" in READS[task] else ("ridge",):
+        asked = replace(recipe, evaluate=Watched(**vars(recipe.evaluate) | {"probe": probe, "probe_steps": 1}))
+        read.clear()
+        run_task(one.encoder, task, data=data, recipe=asked)
+        heard |= read
+    named = {each.name for each in fields(Evaluate)} - {"tasks", *PLACES}
+    assert heard & named == set(READS[task])
+
+
+def test_how_a_training_was_evaluated_does_not_count(runs, scenes, tmp_path: Path):
+    one = subject(runs[0])
+    text = one.page.read_text().replace("features: value", "features: final").replace("mode: whole", "mode: slide")
+    (tmp_path / "recipe.yaml").write_text(text.replace("  precision: fp32", "  precision: bf16"))
+    assert text != one.page.read_text()
+    other = Subject(**vars(one) | {"page": tmp_path / "recipe.yaml", "home": tmp_path})
+    ours, theirs = (carried_out(each, scenes) for each in (one, other))
+    for name, kept in theirs.measured.items():
+        assert kept.values == ours.measured[name].values and kept.settings == ours.measured[name].settings
+
+
+def test_sides_steps_and_sizes_have_folders_and_names_of_their_own(runs, scenes):
+    (step,) = runs[0].glob("checkpoints/step_*")
+    made = [
+        subject(runs[0]),
+        of_a_run(runs[0], side="untrained", image_size=None),
+        of_a_run(runs[0], side="teacher", image_size=None),
+        of_a_run(step, side="student", image_size=None),
+        of_a_run(runs[0], side="student", image_size=64),
+    ]
+    assert len({measure.folder_of(each, scenes, None) for each in made}) == len(made)
+    assert len({each.name for each in made}) == len(made)
+
+
+def test_neighbours_with_other_pictures_are_not_taken_for_the_same(runs):
+    few = Suite(
+        title="few",
+        name="neighbours",
+        measures={
+            "near": Measure(task="knn", evaluate={"num_images": 40}),
+            "named": Measure(task="zero_shot_classification", evaluate={"num_images": 20}),
+        },
+    )
+    found = carried_out(subject(runs[0]), few, limit=None)
+    assert found.measured["named"].identity["data"]["classes"]["num_images"] == 20
+    assert found.measured["named"].num_images <= 20 < found.measured["near"].num_images
+
+
+def test_a_label_that_moved_makes_a_kept_measurement_stale(runs, tmp_path: Path):
+    write_classes(tmp_path, alike=False)
+    place = tmp_path
+    suite = Suite(title="c", name="moved", measures={"knn": Measure(task="knn", evaluate={"classes": str(place)})})
+    first = carried_out(subject(runs[0]), suite, limit=None)
+    one, other, *_ = sorted(each for each in (place / "val").iterdir() if each.is_dir())
+    moved = next(one.iterdir())
+    moved.rename(other / f"moved{moved.suffix}")
+    again = carried_out(subject(runs[0]), suite, limit=None)
+    assert first.measured["knn"].identity["data"] != again.measured["knn"].identity["data"]
+
+
+def test_an_error_of_any_kind_does_not_stop_the_others(runs, scenes, monkeypatch):
+    def failing(encoder, task, **others):
+        if task == "knn":
+            raise RuntimeError("CUDA out of memory")
+        return run_task(encoder, task, **others)
+
+    monkeypatch.setattr(measure, "run_task", failing)
+    few = Suite(title="few", name="errors", measures={name: scenes.measures[name] for name in ("knn", "depth")})
+    found = carried_out(subject(runs[0]), few)
+    assert found.failed == {"knn": "RuntimeError: CUDA out of memory"} and "depth" in found.measured
+
+
+def test_pictures_that_are_not_a_measurements_own_are_refused(runs, scenes):
+    found = carried_out(subject(runs[0]), scenes, limit=23)
+    shutil.copy(found.folder / "depth.safetensors", found.folder / "normals.safetensors")
+    with pytest.raises(ValueError, match="written by another measurement"):
+        compare([found], ["normals/rmse_degrees"])
 
 
 def test_a_suite_that_was_stopped_goes_on_with_the_measurement_that_was_not_finished(runs, scenes, monkeypatch):
@@ -212,7 +306,7 @@ def test_intervals_are_a_paired_bootstrap_over_pictures(runs, scenes):
         mious = [np.mean(h[u > 0] / u[u > 0]) for h, u in zip(hit, union, strict=True)]
         by_hand.append(mious[1] - mious[0])
     low, high = np.quantile(by_hand, [0.025, 0.975])
-    assert compared.same_pictures
+    assert compared.alike == (True, True)
     assert (compared.differences[1].low, compared.differences[1].high) == pytest.approx((low, high), abs=1e-12)
 
 
@@ -227,11 +321,11 @@ def test_an_encoder_differs_from_itself_by_nothing(runs, scenes):
 def test_the_chunks_of_resamples_change_nothing_but_memory(monkeypatch):
     generator = np.random.default_rng(1)
     values = PictureValues(generator.random(500))
-    whole = resampled([values, values])
+    whole = resampled(values)
     monkeypatch.setattr("distill.eval.suite.comparison.MAX_WEIGHTS", 500 * 37)
-    assert resampled([values, values]).shape == whole.shape == (2, 1000)
+    assert resampled(values).shape == whole.shape == (1000,)
     # Other draws of the same distribution: the interval is the same to its own error.
-    few, all_ = interval_of(resampled([values])[0]), interval_of(whole[0])
+    few, all_ = interval_of(resampled(values)), interval_of(whole)
     assert few.low == pytest.approx(all_.low, abs=0.01) and few.high == pytest.approx(all_.high, abs=0.01)
 
 
@@ -239,7 +333,7 @@ def test_encoders_that_saw_other_pictures_are_not_subtracted(runs, scenes):
     found = [carried_out(subject(runs[0]), scenes), carried_out(subject(runs[1]), scenes, limit=LIMIT + 1)]
     columns = columns_of(scenes, found)
     compared = compare(found, columns)
-    assert not any(each.same_pictures for each in compared)
+    assert not any(each.alike[1] for each in compared)
     assert all(each.differences == (None, None) for each in compared)
     assert "measured otherwise" in page(scenes, found, compared)
 
@@ -247,13 +341,14 @@ def test_encoders_that_saw_other_pictures_are_not_subtracted(runs, scenes):
 def test_a_fingerprint_shows_other_pictures_sizes_and_limits(runs):
     one = subject(runs[0])
 
-    def prints(*words: str, limit: int = LIMIT) -> dict:
-        recipe = one.recipe(["evaluate.tasks=[knn, retrieval]", *words])
-        return fingerprints(evaluation_data(recipe, limit))
+    def prints(*, limit: int = LIMIT, **world: int) -> dict:
+        recipe = one.recipe(["evaluate.tasks=[knn, retrieval]"])
+        scenes = replace(recipe.data.scenes, **world)
+        return fingerprints(evaluation_data(replace(recipe, data=replace(recipe.data, scenes=scenes)), limit))
 
     usual = prints()
-    assert usual == prints("optim.lr=1e-4") and usual["captions_1"] != usual["captions_2"]
-    for other in (prints("data.scenes.world_seed=5"), prints(limit=LIMIT + 1)):
+    assert usual == prints() and usual["captions_1"] != usual["captions_2"]
+    for other in (prints(world_seed=5), prints(limit=LIMIT + 1)):
         assert other.keys() == usual.keys()
         assert all(other[name] != usual[name] for name in usual)
 
@@ -262,19 +357,19 @@ def test_published_rows_stand_beside_what_was_found(runs, tmp_path: Path, monkey
     for name in ("ade20k", "voc", "flickr30k", "imagenet", "nyuv2", "sugarcrepe"):
         vars(tiny_layouts)[name](tmp_path / "data")
     monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "nowhere"))
-    words = ["--limit", "2", "probe_steps=2", "classifier=lbfgs", "depth_crop=none", "run.device=cpu"]
+    words = ["--limit", "5", "probe_steps=2", "classifier=lbfgs", "depth_crop=none", "run.device=cpu"]
     words += ["classifier_reads=last", f"root={tmp_path / 'data'}"]
     assert cli.main(["eval", str(runs[0]), "--suite", "tipsv2", *words]) == 1
     told = capsys.readouterr().out
     assert "not measured here: context59, context60" in told
-    folder = runs[0] / "eval" / "tipsv2-limit2"
+    folder = runs[0] / "eval" / "tipsv2-limit5"
     text = (folder / "eval.md").read_text()
     for row in (
         "| TIPSv2 L/14 | 37.1 | 33.9 | 44.4 | 24.7 |",
         "| DINOv3 L/16 | 54.9 | 0.352 | 82.3 | 63.7 | 45.6 | 24.7 |",
     ):
         assert row in text
-    assert "A quick look at 2 pictures of each set, not a result" in text and "**one (2 pictures a set)**" in text
+    assert "A quick look at 5 pictures of each set, not a result" in text and "**one (5 pictures a set)**" in text
     kept = json.loads((folder / "eval.json").read_text())["encoders"][0]
     assert {"voc21", "voc20", "ade150", "ade150_slide", "flickr30k", "imagenet_zero_shot", "nyu_depth"} <= set(
         kept["measured"]
@@ -300,7 +395,8 @@ def test_an_encoder_without_text_leaves_out_what_needs_one(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     words = ["weights=random", "image_size=64", "--limit", "12"]
     assert cli.main(["eval", "timm:test_vit", "--suite", "scenes", *words]) == 0
-    kept = json.loads((tmp_path / "runs/eval/timm-test-vit/scenes-limit12/eval.json").read_text())["encoders"][0]
+    (file,) = tmp_path.glob("runs/eval/timm-test-vit-*/scenes-64px-limit12/eval.json")
+    kept = json.loads(file.read_text())["encoders"][0]
     assert kept["missing"]["retrieval"] == "the encoder has no text tower"
     assert "depth" in kept["measured"] and "retrieval" not in kept["measured"]
 
@@ -309,7 +405,7 @@ def test_an_encoder_without_text_leaves_out_what_needs_one(tmp_path: Path, monke
     ("words", "said"),
     [
         (["--suite", "nothing"], "no suite of this name"),
-        (["--suite", "scenes", "--limit", "1"], "at least 2"),
+        (["--suite", "scenes", "--limit", "1"], "at least 5"),
         (["--suite", "scenes", "num_images=5"], "--limit N"),
         (["--suite", "scenes", "optim.lr=1"], "no setting of an evaluation"),
         (["--suite", "scenes", "weights=file"], "of one encoder"),

@@ -54,9 +54,9 @@ def _of_a_model(model: str, weights: str | None) -> dict[str, Any]:
     """
     family, _, name = model.partition(":")
     if weights is not None and Path(weights).exists():
-        return {"model": model, "weights_sha256": _sha256_of_weights(Path(weights))}
+        return {"model": model, "weights_sha256": sha256_of_weights(Path(weights))}
     if weights is None and Path(name).exists():
-        return {"model": family, "weights_sha256": _sha256_of_weights(Path(name))}
+        return {"model": family, "weights_sha256": sha256_of_weights(Path(name))}
     return {"model": model, "weights": weights}
 
 
@@ -76,7 +76,7 @@ def _transform(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def _sha256_of_weights(path: Path) -> str:
+def sha256_of_weights(path: Path) -> str:
     """Of a file, or of every file of a folder with its name."""
     if path.is_file():
         return sha256_of(path)

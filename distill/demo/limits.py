@@ -51,11 +51,11 @@ def read_upload(file: Path, limits: Limits, models: Sequence[Model], *, image_si
     encoded = file.read_bytes()
     try:
         format = open_picture(encoded, name=NAME).format
-    except BrokenSample as error:
-        raise ValueError(f"{NAME} {error.reason}") from error
-    if format not in FORMATS:
-        raise ValueError(f"{NAME} is of the format {format}; expected one of {', '.join(FORMATS)}")
-    picture = read_picture(encoded, name=NAME, longest=LONGEST, max_megapixels=limits.max_megapixels)
+        if format not in FORMATS:
+            raise BrokenSample(NAME, f"is of the format {format}; expected one of {', '.join(FORMATS)}")
+        picture = read_picture(encoded, name=NAME, longest=LONGEST, max_megapixels=limits.max_megapixels)
+    except (BrokenSample, ValueError) as error:
+        raise ValueError(f"{NAME} {str(error).removeprefix(f'{NAME}: ')}") from error
     for model in models:
         check_size(model, picture, image_size)
     return picture

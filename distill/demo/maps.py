@@ -103,7 +103,7 @@ def normals(looker: Looker, picture: Picture) -> str:
 
 
 def without_text(model: Model) -> str:
-    return f"{model.title} has no text tower: nothing says which of its patches are like a word"
+    return f"without a text tower {model.title} cannot say which of its patches are like a word"
 
 
 def _by_words(what: str, looker: Looker, picture: Picture, settings: Callable[[], dict[str, Any]]) -> str:

@@ -19,7 +19,7 @@ from distill.show.content import Content, Row, Scale
 
 RAMP_STEPS = 9
 """Colours of a scale between which the browser goes evenly."""
-
+MOST_COLUMNS = 4
 
 Kind = Literal["plain", "truth", "said"]
 """Of a panel: the picture itself, which narrow pages leave out; what is known about it; what a model makes of it."""
@@ -38,7 +38,10 @@ def section(heading: str, content: Content | str, asides: Iterable[str] = ()) ->
         rows = others if others[0].title == "truth" else content.rows
         kinds = ["plain" if row is picture else "truth" if row.title == "truth" else "said" for row in rows]
         panels = "".join(figure(row, about=heading, kind=kind) for row, kind in zip(rows, kinds, strict=True))
-        said += f'<div class="panels">{panels}</div>{legend(content.legend)}<p class="note">{escape(content.note)}</p>'
+        said += (
+            f'<div class="panels" style="--columns: {min(len(rows), MOST_COLUMNS)}">{panels}</div>'
+            f'{legend(content.legend)}<p class="note">{escape(content.note)}</p>'
+        )
     return f'<section class="map"><h2>{escape(heading)}</h2>{said}</section>'
 
 

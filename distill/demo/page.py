@@ -47,7 +47,8 @@ class Parts:
 
 def build(looker: Looker, examples: list[Picture]) -> gr.Blocks:
     """The page before it is served. The first example is shown when it is opened."""
-    with gr.Blocks(title="distill demo", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
+    keep = (KEEP_SECONDS, KEEP_SECONDS)
+    with gr.Blocks(title="distill demo", analytics_enabled=False, delete_cache=keep, fill_width=True) as page:
         parts = _lay_out(looker, examples)
         _choose(page, parts, looker, examples)
         _look(parts, looker)

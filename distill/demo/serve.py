@@ -5,6 +5,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from distill.demo.guard import OwnHeaders, hosts_of, is_loopback, stay_here
 from distill.demo.maps import Looker
@@ -12,19 +13,17 @@ from distill.show.pictures import Picture
 
 PORTS = "7860 to 7959"
 """Among which Gradio looks for a free one."""
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""Variables of the environment by which nobody is told that Gradio is used."""
 MOST_WAITING = 32
 MOST_VISITORS = 32
 """Whose pictures are kept; the one who did nothing for longest goes first."""
 
 
 def check_extra() -> None:
-    """Raise ValueError where Gradio is not installed. Says beforehand that nobody is to be told of its use."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    try:
-        import gradio  # noqa: F401
-    except ImportError as missing:
-        raise ValueError("the demo needs the package gradio (extra: demo)") from missing
+    """Raise ValueError where Gradio is not installed. Nothing is imported yet."""
+    if find_spec("gradio") is None:
+        raise ValueError("the demo needs the package gradio (extra: demo)")
 
 
 def serve(looker: Looker, examples: list[Picture], *, host: str, port: int | None) -> int:
@@ -34,7 +33,8 @@ def serve(looker: Looker, examples: list[Picture], *, host: str, port: int | Non
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="distill_demo_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        # Read when Gradio is imported.
+        os.environ |= {**QUIET, "GRADIO_TEMP_DIR": folder}
         close = open_page(looker, examples, host=host, port=port)
         try:
             threading.Event().wait()

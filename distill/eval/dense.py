@@ -143,10 +143,13 @@ class Means:
         """`maps`: scores under every window; `seen_HW`: how many windows see a pixel."""
         self.of_shares = mean_of == "shares"
         # Powers of two take half of the time of powers of e.
-        self.maps = [each * math.log2(math.e) for each in maps] if self.of_shares else maps
+        maps = [each * math.log2(math.e) for each in maps] if self.of_shares else maps
         self.windows, self.seen_HW = windows, seen_HW
         self.down = Taps.between(len(maps[0]), windows.height)
-        self.across = Taps.between(maps[0].shape[3], windows.width)
+        across = Taps.between(maps[0].shape[3], windows.width)
+        # Bands of rows share rows of the patch grid: made wide once where there is room for all, else for every band.
+        fits = len(maps) * maps[0].shape[:3].numel() * windows.width <= MAX_ELEMENTS
+        self.maps, self.across = ([across.columns(each) for each in maps], None) if fits else (maps, across)
 
     def rows(self, rows: range) -> Float[Tensor, "r B K W"]:
         """Means in these rows of the picture."""
@@ -158,7 +161,7 @@ class Means:
             if not own:
                 continue
             needed, taps = self.down.part(own)
-            wide = self.across.columns(maps[needed])
+            wide = maps[needed] if self.across is None else self.across.columns(maps[needed])
             here = mean[own.start + top - rows.start :, ..., left : left + self.windows.width]
             seen = self.seen_HW[own.start + top :, None, None, left : left + self.windows.width]
             for few in parts_of(range(len(own)), step):

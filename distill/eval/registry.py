@@ -35,6 +35,23 @@ from distill.eval.tasks.trained_segmentation import TrainedLinearSettings
 from distill.eval.tasks.zero_shot_classification import ZeroShotClassificationSettings
 from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings
 
+_PROBE = ("probe", "probe_steps", "precision")
+READS: dict[str, tuple[str, ...]] = {
+    "zero_shot_segmentation": ("templates", "features", "mode", "background", "background_score", "precision"),
+    "linear_segmentation": (*_PROBE, "mode"),
+    "retrieval": ("precision",),
+    "knn": ("precision",),
+    "zero_shot_classification": ("templates", "precision"),
+    "linear_classification": ("classifier", "classifier_reads", "precision"),
+    "compositional_pairs": ("precision",),
+    "instance_retrieval": ("index", "precision"),
+    "depth": (*_PROBE, "decoder", "depth_crop"),
+    "normals": (*_PROBE, "decoder"),
+    "health": ("precision",),
+    "alignment": ("templates", "hidden_ratio", "precision"),
+}
+"""Settings of `evaluate` that a task reads, beside where its pictures are and how many."""
+
 
 def zero_shot_settings(data: EvaluationData, asked: Evaluate) -> ZeroShotSettings:
     """Windows are as large as the training pictures and overlap by a quarter: the paper's 448 and 336 at 448."""

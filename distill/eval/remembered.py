@@ -23,6 +23,8 @@ from distill.encoders.dual import DualEncoder
 from distill.eval.features import Precision, check_finite, device_of, tokens, unit
 from distill.eval.progress import saw_pictures
 
+MAX_BYTES = 2**31
+"""Of what is kept of pictures: sets that do not fit any more are looked at again."""
 MAX_TEXT_LISTS = 4
 """Lists of texts that are kept; the one that was asked for longest ago goes first."""
 
@@ -36,6 +38,8 @@ class _Memory:
     """By the tower's and the set's identity; `held` keeps both alive, so no other object can take their place."""
     texts: "OrderedDict[tuple[int, tuple[str, ...]], Tensor]" = field(default_factory=OrderedDict)
     held: list[Any] = field(default_factory=list)
+    num_bytes: int = 0
+    """Of all pictures."""
 
 
 _MEMORY: ContextVar[_Memory | None] = ContextVar("memory", default=None)
@@ -65,15 +69,20 @@ def global_tokens(
             saw_pictures(len(found.cls))
             yield _on(device_of(image), found), said
         return
-    kept = []
+    kept: list[tuple[Tokens, Any]] | None = None if memory is None else []
     for start in range(0, len(data), batch_size):
         pixels, said = read(start, min(start + batch_size, len(data)))
         found = tokens(image, pixels, kind="final", precision=precision)
-        if memory is not None:
-            kept.append((_on(torch.device("cpu"), _summary(found)), said))
+        if memory is not None and kept is not None:
+            summary = _on(torch.device("cpu"), _summary(found))
+            memory.num_bytes += summary.cls.nbytes + summary.patches.nbytes
+            kept.append((summary, said))
+            if memory.num_bytes > MAX_BYTES:
+                memory.num_bytes -= sum(each.cls.nbytes + each.patches.nbytes for each, _ in kept)
+                kept = None
         saw_pictures(len(pixels))
         yield found, said
-    if memory is not None:
+    if memory is not None and kept is not None:
         memory.pictures[key] = kept
         memory.held += [image, data]
 
@@ -96,7 +105,8 @@ def text_features(encoder: DualEncoder, texts: list[str]) -> Float[Tensor, "n D"
 
 def _summary(found: Tokens) -> Tokens:
     """The mean of a single patch is that patch to the bit."""
-    return Tokens(cls=found.cls, patches=found.patches.mean(1, keepdim=True), grid=(1, 1))
+    # A clone: the CLS tokens are a view of all tokens, which must not be kept with them.
+    return Tokens(cls=found.cls.clone(), patches=found.patches.mean(1, keepdim=True), grid=(1, 1))
 
 
 def _on(device: torch.device, found: Tokens) -> Tokens:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.eval.command import evaluation_words, split_side
-from distill.eval.suite.comparison import compare
-from distill.eval.suite.measure import FORMAT, Outcome, carry_out
+from distill.eval.suite.comparison import Compared, compare
+from distill.eval.suite.measure import FORMAT, Outcome, carry_out, folder_of
 from distill.eval.suite.page import Suite, read_suite
 from distill.eval.suite.subject import FOLDER, Subject, of_a_family, of_a_run
 from distill.eval.suite.tables import beside, cell, columns_of, first_line, page
 from distill.train.journal import write_atomically
+
+FEWEST = 5
+"""Pictures of a quick look: nearest neighbours need as many."""
 
 
 def evaluate_suite(
@@ -37,8 +40,8 @@ def evaluate_suite(
     """
     suite = read_suite(name)
     side, own, words = _split(overrides)
-    if limit is not None and limit < 2:
-        raise ValueError(f"--limit {limit}: expected at least 2 pictures of each set")
+    if limit is not None and limit < FEWEST:
+        raise ValueError(f"--limit {limit}: expected at least {FEWEST} pictures of each set")
     families = [model for model in models if not Path(model).exists()]
     for model in families:
         if ":" not in model:
@@ -47,22 +50,24 @@ def evaluate_suite(
         raise ValueError("weights=FILE is of one encoder FAMILY:NAME; of several, measure them one after the other")
     size = _pixels(own["image_size"]) if "image_size" in own else None
     console = Console(stderr=True)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for model in models:
         subject = _subject(model, side=side, weights=own.get("weights"), image_size=size)
         device = "cuda" if torch.cuda.is_available() and subject.recipe(words).run.device == "auto" else "cpu"
+        if any(folder_of(subject, suite, limit) == other.folder for other in outcomes):
+            raise ValueError(f"{model} is named twice, or is the same as an encoder before it")
         outcome = carry_out(subject, suite, words=words, limit=limit, device=device, console=console)
         if not outcome.measured and not outcome.failed:
             raise ValueError(f"nothing of the suite {suite.name} can be measured here:\n{_reasons(outcome)}")
-        outcomes.append(outcome)
-        _write(suite, [outcome], outcome.folder, "eval")
+        outcomes.append(replace(outcome, name=_unlike(outcome.name, outcomes)))
+        compared = _write(suite, outcomes[-1:], outcome.folder, "eval")
         subject.encoder.to("cpu")
     if len(outcomes) > 1:
         folder = to or FOLDER / f"compare-{suite.name}"
-        _write(suite, outcomes, folder, "comparison")
+        compared = _write(suite, outcomes, folder, "comparison")
     else:
         folder = outcomes[0].folder
-    _print(suite, outcomes, folder)
+    _print(suite, outcomes, compared, folder)
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
@@ -95,7 +100,17 @@ def _reasons(outcome: Outcome) -> str:
     return "\n".join(f"  {name}: {first_line(reason)}" for name, reason in outcome.missing.items())
 
 
-def _write(suite: Suite, outcomes: Sequence[Outcome], folder: Path, name: str) -> None:
+def _unlike(name: str, others: Sequence[Outcome]) -> str:
+    """A name that no other encoder has."""
+    number, told = 1, name
+    while any(other.name == told for other in others):
+        number += 1
+        told = f"{name} [{number}]"
+    return told
+
+
+def _write(suite: Suite, outcomes: Sequence[Outcome], folder: Path, name: str) -> list[Compared]:
+    """The page and its numbers; returns what stands in the tables."""
     compared = compare(outcomes, columns_of(suite, outcomes))
     folder.mkdir(parents=True, exist_ok=True)
     content = {
@@ -106,10 +121,10 @@ def _write(suite: Suite, outcomes: Sequence[Outcome], folder: Path, name: str) -
     }
     write_atomically(folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False))
     write_atomically(folder / f"{name}.md", page(suite, outcomes, compared))
+    return compared
 
 
-def _print(suite: Suite, outcomes: Sequence[Outcome], folder: Path) -> None:
-    compared = compare(outcomes, columns_of(suite, outcomes))
+def _print(suite: Suite, outcomes: Sequence[Outcome], compared: Sequence[Compared], folder: Path) -> None:
     title = suite.title if outcomes[0].limit is None else f"{suite.title}: a quick look, {outcomes[0].limit} pictures"
     several = len(outcomes) > 1
     note = "in brackets the difference to the first; * its 95 % interval, paired by picture, is on one side of 0"

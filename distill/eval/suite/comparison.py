@@ -3,7 +3,7 @@
 All encoders see the same resamples of the held-out pictures, so what pictures have in common cancels in a difference.
 The intervals are about pictures alone: what another training of the same recipe would score is for studies with seeds.
 
-Legend: N pictures, R resamples, M encoders.
+Legend: N pictures, R resamples.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from safetensors.numpy import load_file
 
+from distill.cache.shards import sha256_of
 from distill.eval.suite.measure import Measured, Outcome
 from distill.resampling import PictureStatistics, picture_statistics, picture_weights, resampled_scores
 
@@ -52,9 +53,9 @@ class Compared:
     """`measurement/value`."""
     scores: tuple[Score | None, ...]
     differences: tuple[Interval | None, ...]
-    """Of each encoder to the first, whose own is None; None too where they were not measured on the same pictures."""
-    same_pictures: bool
-    """Whether all that were measured saw the same pictures in the same way."""
+    """Of each encoder to the first, whose own is None; None too where the two do not compare."""
+    alike: tuple[bool, ...]
+    """Whether each encoder and the first saw the same pictures and were measured in the same way."""
 
 
 def compare(outcomes: Sequence[Outcome], columns: Sequence[str]) -> list[Compared]:
@@ -63,18 +64,18 @@ def compare(outcomes: Sequence[Outcome], columns: Sequence[str]) -> list[Compare
 
 
 def resampled(
-    statistics: Sequence[PictureStatistics], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> Float[np.ndarray, "M R"]:
-    """Scores of all encoders in the same resamples. Raises ValueError for different numbers of pictures."""
-    count = len(statistics[0])
+    statistics: PictureStatistics, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, " R"]:
+    """The score in every resample. The resamples of so many pictures are always the same ones."""
+    count = len(statistics)
     step = max(2, min(num_resamples, MAX_WEIGHTS // max(count, 1)))
     generator = np.random.default_rng(seed)
     parts = []
     for start in range(0, num_resamples, step):
         rows = max(2, min(step, num_resamples - start))
         weights_RN = picture_weights(count, num_resamples=rows, generator=generator)
-        parts.append(np.stack([resampled_scores(each, weights_RN) for each in statistics]))
-    return np.concatenate(parts, axis=1)[:, :num_resamples]
+        parts.append(resampled_scores(statistics, weights_RN))
+    return np.concatenate(parts)[:num_resamples]
 
 
 def interval_of(values_R: Float[np.ndarray, " R"]) -> Interval | None:
@@ -88,47 +89,40 @@ def interval_of(values_R: Float[np.ndarray, " R"]) -> Interval | None:
 
 def comparable(first: Measured, other: Measured) -> bool:
     """Whether two encoders were measured on the same pictures with the same settings of the task."""
-    return all(first.identity[key] == other.identity[key] for key in ("task", "data", "limit", "evaluate"))
+    return all(first.identity[key] == other.identity[key] for key in ("task", "data", "limit", "evaluate", "distill"))
 
 
 def _compared(outcomes: Sequence[Outcome], column: str) -> Compared:
     name, _, value = column.partition("/")
     found = [each.measured.get(name) for each in outcomes]
     found = [None if each is None or value not in each.values else each for each in found]
-    statistics = [
-        None if each is None else _statistics(outcome.folder / f"{name}.safetensors", value)
+    first = found[0]
+    alike = tuple(first is not None and each is not None and comparable(first, each) for each in found)
+    draws = [
+        None if each is None else _draw(outcome.folder / f"{name}.safetensors", each, value)
         for each, outcome in zip(found, outcomes, strict=True)
     ]
-    present = [each for each in found if each is not None]
-    same = all(comparable(present[0], each) for each in present)
-    draws = _draws(statistics, same)
-    first = draws[0]
     return Compared(
         column=column,
         scores=tuple(
-            None if each is None else Score(value=each.values[value], interval=_own(drawn))
-            for each, drawn in zip(found, draws, strict=True)
+            None if each is None else Score(value=each.values[value], interval=None if d is None else interval_of(d))
+            for each, d in zip(found, draws, strict=True)
         ),
         differences=(
             None,
-            *(None if first is None or each is None or not same else interval_of(each - first) for each in draws[1:]),
+            *(_difference(draws[0], d) if ok else None for d, ok in zip(draws[1:], alike[1:], strict=True)),
         ),
-        same_pictures=same,
+        alike=alike,
     )
 
 
-def _draws(statistics: Sequence[PictureStatistics | None], same: bool) -> list[Float[np.ndarray, " R"] | None]:
-    """Everybody's scores in the resamples, the same ones where pictures are the same."""
-    known = [each for each in statistics if each is not None]
-    if same and len({len(each) for each in known}) == 1:
-        drawn = iter(resampled(known))
-        return [None if each is None else next(drawn) for each in statistics]
-    return [None if each is None else resampled([each])[0] for each in statistics]
+def _difference(first_R: Float[np.ndarray, " R"] | None, other_R: Float[np.ndarray, " R"] | None) -> Interval | None:
+    return None if first_R is None or other_R is None else interval_of(other_R - first_R)
 
 
-def _own(drawn_R: Float[np.ndarray, " R"] | None) -> Interval | None:
-    return None if drawn_R is None else interval_of(drawn_R)
-
-
-def _statistics(file: Path, value: str) -> PictureStatistics | None:
-    return picture_statistics(load_file(file), value)
+def _draw(file: Path, measured: Measured, value: str) -> Float[np.ndarray, " R"] | None:
+    """Raises ValueError where the file is not the measurement's own any more."""
+    if sha256_of(file) != measured.pictures_sha256:
+        raise ValueError(f"{file} was written by another measurement since; measure again")
+    statistics = picture_statistics(load_file(file), value)
+    return None if statistics is None else resampled(statistics)

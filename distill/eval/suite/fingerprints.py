@@ -1,13 +1,16 @@
 """What a task was measured on, as numbers that two people can compare.
 
-A fingerprint is made of what the encoder is shown and what is said about it: how many pictures, what the classes are
-called, all captions, and the 8-bit pixels and labels of a few pictures spread over the set. So another release of the
-data, another limit, another size, and another decoder that changes pixels all show.
+A fingerprint is made of how many pictures there are and what is said about them: names of classes, all captions, all
+labels and the names and sizes of all files that the set lists. Of a set that lists no files, such as scenes, the 8-bit
+pixels of a few pictures count as well. So another release of the data, another limit, and a label that moved all show;
+where the files lie, and the size at which an encoder looks at them, do not.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +25,7 @@ from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
 
 NUM_LOOKED = 8
-"""Pictures of each set whose pixels count."""
+"""Pictures whose pixels count in a set that lists no files."""
 
 
 def fingerprints(data: EvaluationData) -> dict[str, dict[str, Any]]:
@@ -50,11 +53,44 @@ def sets_of(data: EvaluationData) -> dict[str, Any]:
 
 def _digest(held: Any) -> str:
     found = hashlib.sha256(json.dumps(_said(held)).encode())
-    for place in spread(len(held), NUM_LOOKED):
+    listed = Listing()
+    for value in vars(held).values():
+        listed.add(value)
+    found.update(listed.sum.digest())
+    for place in () if listed.num_files else spread(len(held), NUM_LOOKED):
         for tensor in _shown(held, place):
             found.update(f"{tuple(tensor.shape)}".encode())
             found.update(_bytes(tensor))
     return found.hexdigest()[:16]
+
+
+class Listing:
+    """What a set keeps in lists: words, numbers, and files by their last names and their sizes."""
+
+    def __init__(self) -> None:
+        self.sum = hashlib.sha256()
+        self.num_files = 0
+
+    def add(self, value: Any, *, inside: bool = False) -> None:
+        """Lists and what is in them; single values of a set are its settings, which the measurement knows."""
+        if isinstance(value, Path) and inside:
+            self.num_files += 1
+            size = value.stat().st_size if value.is_file() else 0
+            self.sum.update(f"{'/'.join(value.parts[-2:])} {size}\n".encode())
+        elif isinstance(value, str | int | float | None) and inside:
+            self.sum.update(f"{value!r}\n".encode())
+        elif isinstance(value, Tensor) and inside:
+            self.sum.update(_bytes(value))
+        elif isinstance(value, dict):
+            for key, each in value.items():
+                self.add(key, inside=True)
+                self.add(each, inside=True)
+        elif isinstance(value, list | tuple):
+            for each in value:
+                self.add(each, inside=True)
+        elif is_dataclass(value) and inside:
+            for each in vars(value).values():
+                self.add(each, inside=True)
 
 
 def _said(held: Any) -> list[Any]:

@@ -9,29 +9,34 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from distill.config import TASKS_WITH_TEXT, Evaluate, Recipe
+from distill import __version__
+from distill.cache.identity import sha256_of_weights
+from distill.cache.shards import sha256_of
+from distill.config import TASKS_WITH_TEXT, Recipe
 from distill.encoders.dual import DualEncoder
 from distill.environment import environment
 from distill.eval import EvaluationData, TaskResult, evaluation_data
-from distill.eval.command import OF_TRAINING
 from distill.eval.in_training import run_task
-from distill.eval.layouts.dataset import MissingData
+from distill.eval.layouts.dataset import MissingData, data_root
+from distill.eval.registry import READS
 from distill.eval.remembered import remembering
 from distill.eval.suite.fingerprints import fingerprints, sets_of
-from distill.eval.suite.page import PLACES, READ_BY, Suite, words_of
+from distill.eval.suite.page import PLACES, READ_BY, Suite, is_heard, words_of
 from distill.eval.suite.subject import Subject
 from distill.eval.suite.watch import Shown
 from distill.train.journal import whole, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 """Changes whenever the same settings measure something else, or the files say it otherwise."""
 
 
@@ -49,6 +54,8 @@ class Measured:
     """What it was made with: weights, settings and data. `data` has the fingerprint of every set."""
     seconds: float | int
     environment: dict[str, str]
+    pictures_sha256: str
+    """Of the file that holds what each picture contributed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +89,7 @@ def carry_out(
 
     A measurement that fails is told, and the others go on. Raises ValueError for words that mean nothing.
     """
-    folder = subject.home / (suite.name if limit is None else f"{suite.name}-limit{limit}")
+    folder = folder_of(subject, suite, limit)
     planned, missing, failed = _plan(subject, suite, words=words, limit=limit)
     measured: dict[str, Measured] = {}
     encoder = subject.encoder.to(device)
@@ -113,6 +120,12 @@ def carry_out(
     )
 
 
+def folder_of(subject: Subject, suite: Suite, limit: int | None) -> Path:
+    """Where the encoder's measurements of this suite are kept."""
+    parts = [suite.name, subject.variant, "" if limit is None else f"limit{limit}"]
+    return subject.home / "-".join(part for part in parts if part)
+
+
 def read(folder: Path, name: str, identity: dict[str, Any] | None = None) -> Measured | None:
     """A kept measurement; None where there is none, or one that was made with something else than `identity`."""
     file = folder / f"{name}.json"
@@ -122,7 +135,10 @@ def read(folder: Path, name: str, identity: dict[str, Any] | None = None) -> Mea
         return None
     if page.get("format") != FORMAT or not (folder / f"{name}.safetensors").is_file():
         return None
-    found = Measured(**{key: value for key, value in page.items() if key != "format"})
+    try:
+        found = Measured(**{key: value for key, value in page.items() if key != "format"})
+    except TypeError:  # another version's page
+        return None
     return found if identity is None or found.identity == identity else None
 
 
@@ -133,14 +149,17 @@ def _plan(
     planned: list[_Planned] = []
     missing: dict[str, str] = {}
     failed: dict[str, str] = {}
-    # Whoever mistypes a setting is told once, not in every measurement.
+    # Whoever mistypes a setting or the root is told once, not in every measurement.
     root = subject.recipe(words).evaluate.root
+    with suppress(MissingData):
+        data_root(root)
     for name, measure in suite.measures.items():
         if subject.encoder.text is None and measure.task in TASKS_WITH_TEXT:
             missing[name] = "the encoder has no text tower"
             continue
         try:
-            recipe = subject.recipe([f"evaluate.tasks=[{measure.task}]", *words_of(suite, measure, root=root), *words])
+            own = [word for word in words if is_heard(word, measure.task)]
+            recipe = subject.recipe([f"evaluate.tasks=[{measure.task}]", *words_of(suite, measure, root=root), *own])
             data = evaluation_data(recipe, limit)
             identity = _identity(subject, measure.task, recipe, data, limit)
         except MissingData as reason:
@@ -153,18 +172,16 @@ def _plan(
 
 
 def _identity(subject: Subject, task: str, recipe: Recipe, data: EvaluationData, limit: int | None) -> dict[str, Any]:
-    """As it will come back from JSON. Where folders lie does not count: what is in them does.
+    """As it will come back from JSON. Where files lie does not count: what is in them does.
 
-    Of the settings those that are not as usual, so that settings of later versions make nothing stale.
+    Of the settings those that the task reads; what they do not say follows from the version.
     """
-    usual = asdict(Evaluate())
-    settings = {
-        key: value
-        for key, value in asdict(recipe.evaluate).items()
-        if key not in (*OF_TRAINING, "num_images", "root", "class_names", *PLACES) and value != usual[key]
-    }
+    settings = {name: value for name, value in asdict(recipe.evaluate).items() if name in READS[task]}
+    if settings.get("decoder") is not None:
+        settings["decoder"] = sha256_of_weights(Path(settings["decoder"]))
     found = {
         "format": FORMAT,
+        "distill": __version__,
         "task": task,
         "weights_sha256": subject.who["weights_sha256"],
         "image_size": subject.image_size,
@@ -199,12 +216,14 @@ def _measure(encoder: DualEncoder, one: _Planned, folder: Path, shown: Shown) ->
 
 
 def _keep(folder: Path, name: str, page: dict[str, Any], result: TaskResult) -> None:
-    """The pictures first: a measurement with a page has both."""
+    """The pictures first: a measurement with a page has both, and the page knows which pictures are its own."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").unlink(missing_ok=True)
-    with whole(folder / f"{name}.safetensors") as unfinished:
+    pictures = folder / f"{name}.safetensors"
+    with whole(pictures) as unfinished:
         save_file({key: value.contiguous() for key, value in result.per_picture.items()}, unfinished)
         unfinished.chmod(0o644)
+    page |= {"pictures_sha256": sha256_of(pictures)}
     write_atomically(folder / f"{name}.json", json.dumps(page, indent=1, allow_nan=False))
 
 
@@ -214,14 +233,18 @@ def _attempt(measure: Callable[[], Measured]) -> Measured | str:
         return measure()
     except ValueError as error:
         return str(error)
+    except Exception as error:  # such as a GPU out of memory: the other measurements can still be made
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return f"{type(error).__name__}: {error}"
 
 
 def _same_objects(one: _Planned, held: dict[Any, Any]) -> EvaluationData:
     """The data with sets that an earlier task of the group has opened already: features are kept by set."""
     found = {}
     for name, value in vars(one.data).items():
-        same = value is not None and name not in ("image_size", "short_side")
-        found[name] = held.setdefault(name, value) if same else value
+        prints = {key: said for key, said in one.identity["data"].items() if key == name or key.startswith(f"{name}_")}
+        found[name] = held.setdefault((name, json.dumps(prints)), value) if prints else value
     return EvaluationData(**found)
 
 

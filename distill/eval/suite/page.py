@@ -22,11 +22,15 @@ from distill.config.records import build, check_known, listed, mapping, named, r
 from distill.eval import TASKS
 from distill.eval.command import OF_TRAINING
 from distill.eval.layouts.dataset import MissingData, data_root
+from distill.eval.registry import READS
 
 PLACES = ("segmentation", "classes", "pairs", "instances", "geometry")
 """Settings of `evaluate` that say where pictures are."""
 READ_BY = ("root", "columns", "class_names", "split")
 """Those that decide, with a place, what is read from it."""
+
+OF_SOME_TASKS = frozenset(name for names in READS.values() for name in names)
+"""Settings that only some tasks read."""
 
 Number = float | int | None
 
@@ -84,6 +88,12 @@ def words_of(suite: Suite, measure: Measure, *, root: str | None = None) -> list
     settings = suite.evaluate | measure.evaluate
     root = settings.get("root") if root is None else root
     return [f"evaluate.{key}={_text(_located(key, value, root))}" for key, value in settings.items()]
+
+
+def is_heard(word: str, task: str) -> bool:
+    """Whether an `evaluate.KEY=VALUE` word says something to a task: places and how to read them, or what it reads."""
+    section, _, key = word.partition("=")[0].partition(".")
+    return section != "evaluate" or key.partition(".")[0] not in OF_SOME_TASKS or key in READS[task]
 
 
 def _located(key: str, value: Any, root: str | None) -> Any:

@@ -92,7 +92,7 @@ def _difference(compared: Compared, place: int) -> str:
     first, other = compared.scores[0], compared.scores[place]
     if first is None or other is None or first.value is None or other.value is None:
         return NONE
-    if not compared.same_pictures:
+    if not compared.alike[place]:
         return "measured otherwise"
     text = signed(compared.column, other.value - first.value)
     interval = compared.differences[place]
@@ -152,7 +152,7 @@ def beside(compared: Compared, place: int) -> str:
     if score is None or score.value is None:
         return NONE
     text = plain(compared.column, score.value)
-    if not place or first is None or first.value is None or not compared.same_pictures:
+    if not place or first is None or first.value is None or not compared.alike[place]:
         return text
     interval = compared.differences[place]
     star = "*" if interval is not None and interval.decided else ""

@@ -102,7 +102,8 @@ def cls_embeddings(
         return data.pixels(start, stop), None
 
     found = global_tokens(image, data, read, batch_size=batch_size, precision=precision)
-    return unit(torch.cat([tokens.cls[:, cls] for tokens, _ in found]))
+    # Made new batch by batch: a view would keep the tokens of all patches.
+    return torch.cat([unit(tokens.cls[:, cls]) for tokens, _ in found])
 
 
 def check_cls(image: ImageEncoder, cls: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.config import Evaluate, recipe_from_file
 from distill.eval.metrics import UNITS, is_error
+from distill.eval.suite.measure import FORMAT as SUITE_FORMAT
 from distill.publish.card.sources import run_summary, without_places
 
 FORMAT = 1
@@ -108,7 +109,11 @@ def _of_suites(folder: Path, *, step: int, side: str) -> Iterator[Measured]:
         page = json.loads(path.read_text())
         for encoder in page["encoders"]:
             who = encoder["who"]
-            if page["format"] != FORMAT or encoder["limit"] is not None or (who["side"], who["step"]) != (side, step):
+            if (
+                page["format"] != SUITE_FORMAT
+                or encoder["limit"] is not None
+                or (who["side"], who["step"]) != (side, step)
+            ):
                 continue
             for name, found in encoder["measured"].items():
                 yield Measured(
