@@ -28,8 +28,8 @@ from benchmarks.record import Record, Table, conditions, now, show, write
 from distill.config import ImageTower, Student, TextTower
 from distill.contracts import SegmentationSet
 from distill.encoders.dual import DualEncoder, build_dual
-from distill.eval.dense import best_class, best_class_in_windows, window_grid
-from distill.eval.features import patch_map, resize_short_side, stretch
+from distill.eval.dense import Windows, best_class, best_class_in_windows, window_grid
+from distill.eval.features import patch_map, resize_short_side, short_side_size, stretch
 from distill.eval.layouts.names import names
 from distill.eval.metrics import count_pixels, count_set
 from distill.eval.pictures.files import read_image, to_pixels
@@ -39,6 +39,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 CPU = torch.device("cpu")
 SIZES = ((480, 640), (640, 427), (375, 500), (512, 683))
 """Height and width of the pictures: those of COCO and of ADE20K."""
+TINY_SIZES = ((48, 64), (64, 43))
 IGNORE = 255
 Mode = Literal["whole", "slide"]
 TOWERS = {
@@ -68,21 +69,22 @@ class Files:
     """The same pictures as JPEG and PNG files that are read when they are asked for."""
 
     folder: Path
+    num_pictures: int
     class_names: list[str]
     ignore: int = IGNORE
 
     def __len__(self) -> int:
-        return len(SIZES)
+        return self.num_pictures
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         labels = torch.from_numpy(np.array(read_image(self.folder / f"{index}.png"))).long()
         return to_pixels(read_image(self.folder / f"{index}.jpg")), labels
 
 
-def draw(folder: Path, *, num_classes: int) -> None:
+def draw(folder: Path, sizes: Sequence[tuple[int, int]], *, num_classes: int) -> None:
     """Pictures of soft spots under a little noise, whose files are about as large as photos', and labels in blocks."""
     generator = torch.Generator().manual_seed(0)
-    for number, size in enumerate(SIZES):
+    for number, size in enumerate(sizes):
         spots = torch.rand(1, 3, 12, 16, generator=generator)
         soft = torch.nn.functional.interpolate(spots, size, mode="bicubic")[0]
         noisy = (soft + 0.03 * torch.randn(soft.shape, generator=generator)).clamp(0, 1)
@@ -107,11 +109,11 @@ class Case:
         resized = resize_short_side(pixels[None], self.settings.short_side)
         if self.mode == "whole":
             return stretch(resized, self.encoder.image.patch_size)
-        windows = self._windows(resized)
+        windows = self._windows(tuple(resized.shape[-2:]))
         return torch.cat([windows.of(resized, corner) for corner in windows.corners])
 
-    def _windows(self, resized: Tensor):
-        return window_grid(tuple(resized.shape[-2:]), window=self.settings.window, stride=self.settings.stride)
+    def _windows(self, image_size: tuple[int, int]) -> Windows:
+        return window_grid(image_size, window=self.settings.window, stride=self.settings.stride)
 
     @torch.no_grad()
     def bare(self) -> None:
@@ -154,10 +156,9 @@ class Case:
         unit = torch.nn.functional.normalize(found, dim=1)
         if self.mode == "whole":
             return best_class(unit, self.scores, size=size)
-        resized = resize_short_side(pixels[None], self.settings.short_side)
-        maps = [*self.scores.of(unit).split(1)]
-        image_size = tuple(resized.shape[-2:])
-        return best_class_in_windows(maps, windows=self._windows(resized), image_size=image_size, size=size)
+        image_size = short_side_size(*pixels.shape[1:], self.settings.short_side)
+        maps, windows = [*self.scores.of(unit).split(1)], self._windows(image_size)
+        return best_class_in_windows(maps, windows=windows, image_size=image_size, size=size)
 
 
 def measure(cases: list[Case], *, repeats: int) -> list[Table]:
@@ -170,7 +171,7 @@ def measure(cases: list[Case], *, repeats: int) -> list[Table]:
     rounds = interleaved(works, repeats=repeats, device=CPU)
     text = spend(lambda: class_scores(cases[0].encoder, cases[0].loaded.class_names, cases[0].settings), CPU)
     parts = {case.mode: [case.parts() for _ in range(max(1, repeats // 2))] for case in cases}
-    return [_whole_cost(cases, rounds, text), _part_cost(parts)]
+    return [_whole_cost(cases, rounds, text), _part_cost(parts, num_pictures=len(cases[0].loaded))]
 
 
 def _whole_cost(cases: list[Case], rounds: dict[str, list[Spent]], text: Spent) -> Table:
@@ -194,17 +195,20 @@ def _whole_cost(cases: list[Case], rounds: dict[str, list[Spent]], text: Spent) 
         "Task: everything from pictures in memory to counts of pixels. Text features are made once for a set, here in "
         f"{text.cpu:.2f} s by a text tower of two blocks, and are in neither."
     )
-    pictures = ", ".join(f"{height}×{width}" for height, width in SIZES)
+    pictures = ", ".join(f"{labels.shape[0]}×{labels.shape[1]}" for _, labels in cases[0].loaded.items)
     title = f"Pictures of {pictures}, {len(cases[0].scores)} classes, short side {settings.short_side}"
     columns = ["mode", "passes", "bare s", "task s", "with files s", "task over bare", "with files over bare"]
     return Table(title, note, columns, rows, numbers)
 
 
-def _part_cost(parts: dict[str, list[dict[str, float]]]) -> Table:
+def _part_cost(parts: dict[str, list[dict[str, float]]], *, num_pictures: int) -> Table:
     names_of = list(next(iter(parts.values()))[0])
     numbers = {mode: {name: _median(each[name] for each in seen) for name in names_of} for mode, seen in parts.items()}
     rows = [
-        [mode, *(f"{1000 * found[name] / len(SIZES):.1f} ({found[name] / found['features']:.1%})" for name in names_of)]
+        [
+            mode,
+            *(f"{1000 * found[name] / num_pictures:.1f} ({found[name] / found['features']:.1%})" for name in names_of),
+        ]
         for mode, found in numbers.items()
     ]
     note = (
@@ -243,12 +247,12 @@ def main(arguments: Sequence[str] | None = None) -> Record:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     tower = TOWERS["tiny" if options.tiny else "base" if options.base else "small"]
-    side = 64 if options.tiny else 448
+    side, sizes = (48, TINY_SIZES) if options.tiny else (448, SIZES)
     encoder = build_dual(Student(image=tower, text=TextTower(width=96, depth=2)), side).eval()
     class_names = names("ade20k")[: 12 if options.tiny else None]
     with tempfile.TemporaryDirectory() as scratch:
-        draw(Path(scratch), num_classes=len(class_names))
-        files = Files(Path(scratch), class_names)
+        draw(Path(scratch), sizes, num_classes=len(class_names))
+        files = Files(Path(scratch), len(sizes), class_names)
         loaded = Loaded([files[number] for number in range(len(files))], class_names)
         cases = [Case(encoder, mode, loaded=loaded, files=files, side=side) for mode in ("whole", "slide")]
         tables = measure(cases, repeats=options.repeats)

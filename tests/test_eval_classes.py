@@ -335,6 +335,28 @@ def test_what_heads_read_is_cls_of_the_last_blocks_and_the_mean_patch_in_dinov2_
     assert (settings.blocks, settings.pooled, len(settings.rates)) == ((1, 4), ("cls", "both"), 13), "52 heads"
 
 
+def test_what_heads_read_is_held_once():
+    found = parts_of(blocky().image, noise(9, 3), LinearClassificationSettings(batch_size=4))
+    storage = found.parts_nPD.untyped_storage()
+    assert storage.nbytes() == 9 * 5 * 12 * 4
+    for blocks in (1, 4):
+        for pooled in ("cls", "both", "patch_mean"):
+            assert found.read(blocks, pooled).untyped_storage().data_ptr() == storage.data_ptr()
+
+
+@pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
+def test_heads_that_are_given_rows_are_those_of_these_rows_alone(solver):
+    x, label = clouds(60)
+    rows, settings = (
+        torch.arange(60)[torch.arange(60) % 3 > 0],
+        LinearClassificationSettings(**QUICK | {"solver": solver}),
+    )
+    some = fit(x, label, num_classes=4, settings=settings, rows_m=rows)
+    alone = fit(x[rows], label[rows], num_classes=4, settings=settings)
+    assert torch.equal(some.weight_RKD, alone.weight_RKD) and torch.equal(some.bias_RK, alone.bias_RK)
+    assert torch.equal(some.classes(x, rows), alone.classes(x[rows]))
+
+
 @pytest.mark.parametrize("choose_on", ["held_out", "scored"])
 @pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
 def test_what_is_read_is_chosen_like_the_rate_and_then_read_alone(solver, choose_on):

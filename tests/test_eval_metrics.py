@@ -11,12 +11,13 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import jaccard_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from distill.eval import metrics
-from distill.eval.metrics import count_pixels, hit_ranks, intersection_over_union, neighbour_votes, segmentation_result
-from distill.eval.tasks import knn, retrieval
+from distill.eval import metrics, votes
+from distill.eval.metrics import count_pixels, hit_ranks, intersection_over_union, segmentation_result
+from distill.eval.tasks import retrieval
 from distill.eval.tasks.knn import KnnSettings, accuracy_result, classify
 from distill.eval.tasks.linear_segmentation import LinearSettings, Moments, evaluate, fit, patch_shares
 from distill.eval.tasks.retrieval import RetrievalSettings
+from distill.eval.votes import neighbour_votes
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -121,7 +122,7 @@ def test_too_few_training_pictures_for_the_neighbours_are_refused():
 def test_votes_in_chunks_are_the_same(monkeypatch):
     query, gallery, label = random(50, 5), random(30, 5, seed=1), drawn(3, 30)
     reference = classify(query, gallery, label, num_classes=3, settings=KnnSettings())
-    monkeypatch.setattr(knn, "MAX_ELEMENTS", 100)
+    monkeypatch.setattr(votes, "MAX_ELEMENTS", 100)
     assert torch.equal(classify(query, gallery, label, num_classes=3, settings=KnnSettings()), reference)
 
 
@@ -131,6 +132,36 @@ def test_a_class_without_pictures_counts_in_no_accuracy():
     )
     assert found.values == pytest.approx({"accuracy": 0.5, "class_accuracy": 1 / 3})
     assert math.isnan(found.per_class["c"])
+
+
+def votes_by_table(query, gallery, label, *, num_neighbours, num_classes):
+    """The definition, with all products and all votes at once."""
+    similarity = query.double() @ gallery.double().T
+    edge = similarity.topk(num_neighbours, dim=1).values[:, -1:]
+    nearer, on_edge = similarity > edge, similarity == edge
+    room = num_neighbours - nearer.sum(1, keepdim=True)
+    chosen = (nearer | (on_edge & (on_edge.cumsum(1) <= room))).double()
+    onehot = torch.nn.functional.one_hot(label, num_classes).double()
+    votes, weight = chosen @ onehot, (chosen * similarity) @ onehot
+    return weight.masked_fill(votes != votes.amax(1, keepdim=True), -torch.inf).argmax(1)
+
+
+@pytest.mark.parametrize("elements", [2**24, 300, 40, 1])
+@pytest.mark.parametrize("num_neighbours", [1, 2, 5, 17, 40])
+def test_votes_in_parts_of_the_gallery_keep_every_tie_as_a_table_of_all_products_has_it(
+    elements, num_neighbours, monkeypatch
+):
+    """Small whole numbers tie in most rows, at the edge and in the votes, and their sums are exact."""
+    monkeypatch.setattr(votes, "MAX_ELEMENTS", elements)
+    for seed, high in ((0, 2), (1, 3), (2, 6)):
+        gallery, query = (drawn(high, n, 4, seed=seed + n).float() - 1 for n in (40, 30))
+        label = drawn(7, 40, seed=seed)
+        asked = {"num_neighbours": num_neighbours, "num_classes": 9}
+        expected = votes_by_table(query, gallery, label, **asked)
+        assert torch.equal(neighbour_votes(query, gallery, label, **asked), expected), (seed, high)
+    similarity, place = votes.nearest(query, gallery, num_neighbours=num_neighbours)
+    every, order = (query.double() @ gallery.double().T).sort(dim=1, descending=True, stable=True)
+    assert torch.equal(similarity, every[:, :num_neighbours]) and torch.equal(place, order[:, :num_neighbours])
 
 
 def test_the_right_answers_of_neighbours_are_kept_picture_by_picture():

@@ -19,6 +19,7 @@ from distill.data.splits import open_split
 from distill.eval import evaluation_data
 from distill.eval.command import evaluation_words
 from distill.eval.in_training import evaluate_in_training
+from distill.eval.sets import check_words
 from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
 
@@ -146,6 +147,50 @@ def test_labels_are_named_by_a_file_by_their_feature_or_by_themselves(tmp_path: 
     (tmp_path / "names.txt").write_text("b\tbird\n")
     with pytest.raises(ValueError, match=r"row 0: label a has no name"):
         evaluation_data(recipe("health", classes=place, **settings), None)
+
+
+def test_a_class_may_be_called_none_or_minus_one(tmp_path: Path):
+    """Only nothing at all and the number -1 are no class."""
+    said = ["None", "-1", "cat", None]
+    datasets.Dataset.from_list([row(number, label=value) for number, value in enumerate(said)]).to_parquet(
+        tmp_path / "val.parquet"
+    )
+    found = evaluation_data(recipe("health", classes=f"hf:{tmp_path}"), None).classes
+    assert found.class_names == ["-1", "None", "cat"] and found.labels == [1, 0, 2, -1]
+
+
+def test_texts_name_the_classes_of_both_splits_though_one_may_lack_a_class(tmp_path: Path):
+    for split, said in (("train", "abcd"), ("val", "dbe")):
+        rows = [row(number, label=value) for number, value in enumerate(said)]
+        datasets.Dataset.from_list(rows).to_parquet(tmp_path / f"{split}.parquet")
+    data = evaluation_data(recipe("knn", classes=f"hf:{tmp_path}"), None)
+    assert data.classes.class_names == data.classes_train.class_names == [*"abcde"]
+    assert data.classes_train.labels == [0, 1, 2, 3] and data.classes.labels == [3, 1, 4]
+
+
+def test_the_split_that_is_trained_on_is_not_scored(tmp_path: Path):
+    save_parquet(tmp_path / "set")
+    settings = {"classes": f"hf:{tmp_path}/set", "split": "train"}
+    for task in ("knn", "linear_classification"):
+        with pytest.raises(ValueError, match="split=train would score the pictures that are trained on"):
+            evaluation_data(recipe(task, **settings), None)
+    assert len(evaluation_data(recipe("health", **settings), None).classes) == 4
+
+
+def test_words_about_tables_and_indices_are_refused_where_they_do_nothing():
+    folder, table = recipe("knn", classes="fl").evaluate, recipe("knn", classes="hf:fl").evaluate
+    for word in ("split", "columns", "class_names"):
+        with pytest.raises(ValueError, match=rf"evaluate\.{word} does nothing in knn .* evaluate\.classes=hf:PLACE"):
+            check_words("knn", [word], folder)
+        with pytest.raises(ValueError, match=f"{word} does nothing in retrieval"):
+            check_words("retrieval", [word], table)
+        with pytest.raises(ValueError, match=f"{word} does nothing in depth .* it never reads"):
+            check_words("depth", [word], table)
+        check_words("knn", [word, "classes"], table)
+    with pytest.raises(ValueError, match="index is a setting of instance_retrieval and does nothing in knn"):
+        check_words("knn", ["index"], table)
+    check_words("instance_retrieval", ["index", "instances"], folder)
+    check_words("knn", ["classes", "root"], folder)
 
 
 def captioned(folder: Path) -> None:

@@ -19,13 +19,14 @@ from torchmetrics.regression import CosineSimilarity, MeanSquaredError
 from torchmetrics.retrieval import RetrievalHitRate
 
 from distill.eval.geometry import angle_degrees, depth_result, depth_sums, normals_result, normals_sums
-from distill.eval.metrics import count_pixels, hit_ranks, neighbour_votes, segmentation_result
+from distill.eval.metrics import count_pixels, hit_ranks, segmentation_result
 from distill.eval.tasks import retrieval
 from distill.eval.tasks.knn import accuracy_result
 from distill.eval.tasks.retrieval import RetrievalSettings
 from distill.eval.tasks.zero_shot_classification import class_ranks
 from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings
 from distill.eval.tasks.zero_shot_segmentation import evaluate as segment
+from distill.eval.votes import neighbour_votes
 
 SEEDS = range(3)
 

@@ -19,6 +19,7 @@ from distill.encoders.weights import load_strictly
 from distill.eval import TASKS, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
 from distill.eval.metrics import shown_value
+from distill.eval.sets import check_words
 from distill.eval.with_teacher import agreement
 from distill.train.checkpoint import Checkpoint, find
 from distill.train.journal import write_atomically
@@ -47,6 +48,8 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
     measured = [] if task == AGREEMENT else [task]
     # What the run measured in training is not asked for here, nor are the rules about it.
     recipe = load_recipe(str(found.folder / "recipe.yaml"), [f"evaluate.tasks={measured}", *settings])
+    words = {setting.partition("=")[0].removeprefix("evaluate.").partition(".")[0] for setting in settings}
+    check_words(task, words, recipe.evaluate)
     limited = any(setting.startswith("evaluate.num_images=") for setting in settings)
     num_images = recipe.evaluate.num_images if limited else None
     device = "cuda" if torch.cuda.is_available() and recipe.run.device == "auto" else "cpu"

@@ -1,4 +1,4 @@
-"""What the tasks count, picture by picture: pixels of classes, neighbours' votes, ranks; and what every task returns.
+"""What the tasks count, picture by picture: pixels of classes, ranks; and what every task returns.
 
 Ties and absent classes have stated results, because collapsed encoders produce both.
 Legend: N pictures of a set, B of a batch, K classes, (H, W) pixels, Q queries, G gallery items, D width.
@@ -204,28 +204,3 @@ def hit_ranks(
     similarity_QG = query_QD @ gallery_GD.T
     best_Q = similarity_QG.masked_fill(~own_QG, -torch.inf).amax(1)
     return (~own_QG & ~(similarity_QG < best_Q[:, None])).sum(1)
-
-
-def neighbour_votes(
-    query_QD: Float[Tensor, "Q D"],
-    gallery_GD: Float[Tensor, "G D"],
-    gallery_label_G: Int[Tensor, " G"],
-    *,
-    num_neighbours: int,
-    num_classes: int,
-) -> Int[Tensor, " Q"]:
-    """Class of each query by majority among its most similar gallery items.
-
-    Equally many votes: the class whose neighbours are more similar in sum; still equal: the lower class.
-    Equally similar items at the edge of the neighbourhood: the earlier in the gallery.
-    """
-    similarity_QG = query_QD @ gallery_GD.T
-    edge_Q1 = similarity_QG.topk(num_neighbours, dim=1).values[:, -1:]
-    nearer_QG, edge_QG = similarity_QG > edge_Q1, similarity_QG == edge_Q1
-    room_Q1 = num_neighbours - nearer_QG.sum(1, keepdim=True)
-    chosen_QG = (nearer_QG | (edge_QG & (edge_QG.cumsum(1) <= room_Q1))).double()
-    onehot_GK = torch.nn.functional.one_hot(gallery_label_G.long(), num_classes).double()
-    votes_QK = chosen_QG @ onehot_GK
-    weight_QK = (chosen_QG * similarity_QG) @ onehot_GK
-    most_QK = votes_QK == votes_QK.amax(1, keepdim=True)
-    return weight_QK.masked_fill(~most_QK, -torch.inf).argmax(1)

@@ -1,13 +1,14 @@
 """What a recipe's tasks are measured on, and where it comes from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.config import Granularity, Recipe
+from distill.config import Evaluate, Granularity, Recipe
 from distill.contracts import DepthSet, NormalsSet, SegmentationSet
 from distill.data.scenes import SceneWorld
+from distill.data.splits import SPLITS
 from distill.eval.layouts import (
     open_captions,
     open_classes,
@@ -18,7 +19,7 @@ from distill.eval.layouts import (
     open_segmentation,
 )
 from distill.eval.layouts.dataset import MissingData, Role
-from distill.eval.layouts.tables import TableCaptions, TableClasses, TableSegmentation, is_table
+from distill.eval.layouts.tables import PREFIX, TableCaptions, TableClasses, TableSegmentation, is_table
 from distill.eval.pictures.datasets import SceneCaptions, SceneClasses, SceneMasks
 from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry, What
 from distill.eval.pictures.instances import scene_instances
@@ -30,6 +31,14 @@ from distill.eval.tasks.retrieval import CaptionedPictures
 
 CAPTIONS: tuple[Granularity, Granularity] = ("alt", "detailed")
 """What the procedural world's CLS 1 and the last CLS are asked to retrieve: fixed, so that recipes compare."""
+
+TABLE_OF = {
+    **dict.fromkeys(("zero_shot_segmentation", "linear_segmentation", "alignment", "retrieval"), "segmentation"),
+    **dict.fromkeys(("knn", "linear_classification", "zero_shot_classification", "health", "agreement"), "classes"),
+}
+"""The setting that may name a table for a task."""
+OF_TABLES = ("columns", "class_names", "split")
+"""Settings that say how a table is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +101,7 @@ def _masks(
     if place is not None:
         with _asked_by("segmentation", place):
             if is_table(place):
+                _check_apart(split, recipe.evaluate.split)
                 return TableSegmentation(place, split, recipe.evaluate, limit=num_images)
             return open_segmentation(place, split, root=recipe.evaluate.root, limit=num_images)
     return SceneMasks(_needed(world, "segmentation"), "train" if split == "train" else "heldout", drawn)
@@ -120,6 +130,7 @@ def _classes(
     if place is not None:
         with _asked_by("classes", place):
             if is_table(place):
+                _check_apart(role, recipe.evaluate.split)
                 return TableClasses(place, role, recipe.evaluate, image_size=image_size, limit=num_images)
             return open_classes(place, role, image_size=image_size, root=recipe.evaluate.root, limit=num_images)
     return SceneClasses(_needed(world, "classes"), "train" if role == "train" else "heldout", drawn)
@@ -156,6 +167,28 @@ def _geometry(
             return FolderGeometry(Path(place), role, what, limit=num_images)
         opened = open_depth if what == "depth" else open_normals
         return opened(place, role, root=recipe.evaluate.root, limit=num_images)
+
+
+def check_words(task: str, said: Iterable[str], asked: Evaluate) -> None:
+    """Raises ValueError for settings that were `said` for one task, which does not read them.
+
+    A recipe's page may have them for other tasks.
+    """
+    said = set(said)
+    if "index" in said and task != "instance_retrieval":
+        raise ValueError(f"evaluate.index is a setting of instance_retrieval and does nothing in {task}")
+    key = TABLE_OF.get(task)
+    silent = [name for name in OF_TABLES if name in said]
+    if silent and (key is None or not is_table(vars(asked)[key] or "")):
+        where = "which it never reads" if key is None else f"which evaluate.{key}={PREFIX}PLACE would ask for"
+        raise ValueError(f"evaluate.{silent[0]} does nothing in {task} here: it is about tables, {where}")
+
+
+def _check_apart(role: Role, scored: str | None) -> None:
+    if role == "train" and scored in SPLITS["train"]:
+        raise ValueError(
+            f"evaluate.split={scored} would score the pictures that are trained on; name another split, or none"
+        )
 
 
 @contextmanager

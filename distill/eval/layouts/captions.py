@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from distill.eval.layouts.coco import pictures_of
 from distill.eval.layouts.dataset import DataSet, one_of
-from distill.eval.pictures.datasets import read_square, spread
+from distill.eval.pictures.datasets import read_squares, spread
 from distill.eval.pictures.files import read_object
 from distill.eval.pictures.pairs import CaptionPair, read_pairs
 
@@ -33,7 +32,7 @@ class ListedCaptions:
         return len(self.files)
 
     def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
-        return torch.stack([read_square(file, self.image_size) for file in self.files[start:stop]])
+        return read_squares(self.files[start:stop], self.image_size)
 
 
 def flickr30k(folder: Path, split: str) -> Captioned:

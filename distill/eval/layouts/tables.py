@@ -19,6 +19,7 @@ from distill.eval.layouts.dataset import MissingData, Role
 from distill.eval.layouts.names import rows_of
 from distill.eval.layouts.pixel_maps import id_table, ids_of, labels_of
 from distill.eval.pictures.datasets import IGNORE, apart, called, read_square, spread
+from distill.eval.pictures.decoding import decoded
 from distill.eval.pictures.files import check_size, read_image, to_pixels
 
 PREFIX = "hf:"
@@ -55,6 +56,7 @@ class Table:
                 )
         self.places = spread(len(rows), limit)
         self._every, self.rows = rows, rows.select(self.places)
+        self._role, self._scored = role, asked.split
 
     def __len__(self) -> int:
         return len(self.places)
@@ -71,13 +73,15 @@ class Table:
         return _encoded(field_at(self.rows[index], self.image), self.name(index))
 
     def square(self, start: int, stop: int, side: int) -> Float[Tensor, "B 3 side side"]:
-        chosen = range(start, min(stop, len(self)))
-        return torch.stack([read_square(self.picture(index), side, name=self.name(index)) for index in chosen])
+        # Rows are taken one after the other, as `datasets` likes it; what takes the time is to decode them.
+        encoded = [(self.picture(index), self.name(index)) for index in range(start, min(stop, len(self)))]
+        return decoded(lambda each: read_square(each[0], side, name=each[1]), encoded)
 
     def classes(self, *, ignored: int) -> tuple[list[str], dict[str, int]]:
         """What the classes are called, and the label of every value, written as text.
 
-        From the file of class names; else from the column's own feature; else from the values, where they are texts.
+        From the file of class names; else from the column's own feature; else from the values, where they are texts,
+        of this split and of the one it goes with: a class may lack pictures in one of them.
         Raises ValueError for numbers without names.
         """
         if self.class_names_file is not None:
@@ -86,9 +90,18 @@ class Table:
         if isinstance(feature, datasets.ClassLabel):
             return feature.names, {str(label): label for label in range(len(feature.names))}
         if isinstance(feature, datasets.Value) and "string" in feature.dtype:
-            names = sorted({value for value in self.values(every=True) if value is not None})
+            names = sorted({value for value in [*self.values(every=True), *self._said_beside()] if value is not None})
             return names, {name: label for label, name in enumerate(names)}
         raise ValueError(f"the values of {self.said!r} have no names: list them in a file, evaluate.class_names=FILE")
+
+    def _said_beside(self) -> list[Any]:
+        """What is said in the split that is trained on, or in the scored one; nothing where there is no other."""
+        try:
+            rows = open_split(self.place, "val" if self._role == "train" else "train", scored=self._scored)
+        except ValueError:
+            return []
+        top = _top(self.said, rows)
+        return [field_at(row, self.said) for row in rows.select_columns([top])] if top in rows.column_names else []
 
 
 class TableClasses:
@@ -100,14 +113,14 @@ class TableClasses:
         """Raises ValueError for what is not there, and for a label without a name."""
         self.image_size, self.table = image_size, Table(place, role, asked, "label", limit=limit)
         names, label_of = self.table.classes(ignored=self.ignore)
-        label_of |= {"-1": self.ignore, "None": self.ignore}
         self.class_names: list[str] = apart(names)
         self.prompts: list[str] = called(names)
-        values = [str(value) for value in self.table.values()]
-        unknown = [index for index, value in enumerate(values) if value not in label_of]
+        # Before they become text: a class may be called None or -1.
+        values = [None if value in (None, -1) else str(value) for value in self.table.values()]
+        unknown = [index for index, value in enumerate(values) if value is not None and value not in label_of]
         if unknown:
             raise ValueError(f"{self.table.name(unknown[0])}: label {values[unknown[0]]} has no name")
-        self.labels: list[int] = [label_of[value] for value in values]
+        self.labels: list[int] = [self.ignore if value is None else label_of[value] for value in values]
 
     def __len__(self) -> int:
         return len(self.table)

@@ -4,6 +4,7 @@ A limit takes pictures evenly spaced over the sorted files, so a folder sorted b
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from distill.data.broken import BrokenSample
 from distill.data.pictures import load_rgb, open_picture
 from distill.data.scenes import SceneWorld, Split
 from distill.eval.features import resize_short_side, short_side_size
+from distill.eval.pictures.decoding import decoded
 from distill.eval.pictures.files import check_size, pictures, read_image, read_object, to_pixels
 
 IGNORE = 255
@@ -77,7 +79,7 @@ class FolderCaptions:
         return len(self.names)
 
     def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
-        return torch.stack([read_square(self.folder / name, self.image_size) for name in self.names[start:stop]])
+        return read_squares([self.folder / name for name in self.names[start:stop]], self.image_size)
 
 
 class ClassFolder:
@@ -125,7 +127,7 @@ class ClassFolder:
 
     def batch(self, start: int, stop: int) -> tuple[Float[Tensor, "B 3 H W"], Int[Tensor, " B"]]:
         files, labels = zip(*self.files[start:stop], strict=True)
-        return torch.stack([read_square(file, self.image_size) for file in files]), torch.tensor(labels)
+        return read_squares(files, self.image_size), torch.tensor(labels)
 
 
 class SceneMasks:
@@ -235,6 +237,11 @@ def read_square(file: Path | bytes, side: int, *, name: str | None = None) -> Fl
     except BrokenSample as error:
         raise ValueError(f"{error}; remove or repair it: evaluation leaves nothing out") from error
     return functional.interpolate(to_pixels(picture)[None], (side, side), mode="bilinear", antialias=True)[0]
+
+
+def read_squares(files: Sequence[Path], side: int) -> Float[Tensor, "B 3 side side"]:
+    """`read_square` of every file, several at a time, in their order."""
+    return decoded(lambda file: read_square(file, side), files)
 
 
 def _read_classes(file: Path) -> tuple[list[str], int, Int[Tensor, " ids"]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distill.data.scenes import SceneWorld
-from distill.eval.pictures.datasets import SceneMasks, read_square, spread
+from distill.eval.pictures.datasets import SceneMasks, read_squares, spread
 from distill.eval.pictures.files import pictures
 from distill.eval.tasks.instance_retrieval import InstanceSubset
 
@@ -31,7 +31,7 @@ class Numbered:
 
     def batch(self, start: int, stop: int) -> tuple[Float[Tensor, "B 3 H W"], Int[Tensor, " B"]]:
         files, labels = zip(*self.files[start:stop], strict=True)
-        return torch.stack([read_square(file, self.image_size) for file in files]), torch.tensor(labels)
+        return read_squares(files, self.image_size), torch.tensor(labels)
 
 
 def folder_instances(path: str | Path, *, image_size: int, limit: int | None = None) -> list[InstanceSubset]:

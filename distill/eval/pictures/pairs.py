@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from distill.data.scenes import SceneWorld
-from distill.eval.pictures.datasets import SceneMasks, read_square, spread
+from distill.eval.pictures.datasets import SceneMasks, read_squares, spread
 from distill.eval.pictures.files import read_object
 from distill.eval.tasks.compositional_pairs import Pair
 
@@ -50,7 +50,7 @@ class ListedPairs:
         return len(self.files)
 
     def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
-        return torch.stack([read_square(file, self.image_size) for file in self.files[start:stop]])
+        return read_squares(self.files[start:stop], self.image_size)
 
 
 def folder_pairs(path: str | Path, *, image_size: int, limit: int | None = None) -> ListedPairs:

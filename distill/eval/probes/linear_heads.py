@@ -27,14 +27,18 @@ class Heads:
     weight_RKD: Float[Tensor, "R K D"]
     bias_RK: Float[Tensor, "R K"]
 
-    def classes(self, features_nD: Float[Tensor, "n D"]) -> Int[Tensor, "R n"]:
-        """The class with the highest score, the lower of equal ones; on the CPU."""
+    def classes(self, features_nD: Float[Tensor, "n D"], rows_m: Int[Tensor, " m"] | None = None) -> Int[Tensor, "R m"]:
+        """The class with the highest score, the lower of equal ones, of every row or of some; on the CPU."""
         step, device = max(1, MAX_ELEMENTS // self.bias_RK.numel()), self.bias_RK.device
-        parts = [
+        if rows_m is None:
+            parts = features_nD.split(step)
+        else:
+            parts = (features_nD[rows_b] for rows_b in rows_m.to(features_nD.device).split(step))
+        answers = [
             (torch.einsum("bd,rkd->rbk", part_BD.to(device), self.weight_RKD) + self.bias_RK[:, None]).argmax(2).cpu()
-            for part_BD in features_nD.split(step)
+            for part_BD in parts
         ]
-        return torch.cat(parts, dim=1)
+        return torch.cat(answers, dim=1)
 
 
 def descend(
@@ -46,13 +50,14 @@ def descend(
     steps: int,
     batch_size: int,
     seed: int,
+    rows_m: Int[Tensor, " m"] | None = None,
     device: torch.device | None = None,
 ) -> Heads:
     """SGD on the cross-entropy, momentum 0.9, no weight decay, learning rates that fall to 0 along a half cosine.
 
     The rates are for batches of 256 and grow with the batch, which is the whole set where that is smaller. All heads
     see the same batches: epochs in random order from the seed. float32, on the features' device or batch by batch on
-    another one.
+    another one. `rows_m`: the pictures that are seen, all when not given; the others need not be cut away.
     """
     device = features_nD.device if device is None else device
     generator = torch.Generator().manual_seed(seed)
@@ -60,11 +65,12 @@ def descend(
     weight_RKD = (torch.randn(shape, generator=generator) * INITIAL_DEVIATION).to(device)
     bias_RK = torch.zeros_like(weight_RKD[..., 0])
     weight_moment, bias_moment = torch.zeros_like(weight_RKD), torch.zeros_like(bias_RK)
-    batch_size = min(batch_size, len(features_nD))
+    rows_m = torch.arange(len(features_nD)) if rows_m is None else rows_m.cpu()
+    batch_size = min(batch_size, len(rows_m))
     rate_R = torch.tensor(rates, device=device) * batch_size / 256
     label_n = label_n.to(features_nD.device)
-    for step, rows_B in zip(range(steps), _orders(len(features_nD), batch_size, generator), strict=False):
-        rows_B = rows_B.to(features_nD.device)
+    for step, order_B in zip(range(steps), _orders(len(rows_m), batch_size, generator), strict=False):
+        rows_B = rows_m[order_B].to(features_nD.device)
         x_BD, y_B = features_nD[rows_B].to(device), label_n[rows_B].to(device)
         # The gradient of the mean cross-entropy in the scores: probabilities, less one for the right class.
         slope_RBK = (torch.einsum("bd,rkd->rbk", x_BD, weight_RKD) + bias_RK[:, None]).softmax(2)

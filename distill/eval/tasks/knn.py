@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from distill.contracts import ImageEncoder, Tokens
 from distill.encoders.dual import DualEncoder
 from distill.eval.features import Precision, unit
-from distill.eval.metrics import MAX_ELEMENTS, TaskResult, neighbour_votes
+from distill.eval.metrics import TaskResult
+from distill.eval.pictures.decoding import read_ahead
 from distill.eval.remembered import global_tokens
+from distill.eval.votes import neighbour_votes
 
 
 @runtime_checkable
@@ -95,15 +97,38 @@ def classified_features(
 
     Raises ValueError where no picture has a class.
     """
-    features, labels = [], []
-    for said, label in global_tokens(image, data, data.batch, batch_size=batch_size, precision=precision):
-        found = read(said)
-        kept = label != data.ignore
-        features.append(found[kept.to(found.device)])
-        labels.append(label[kept].cpu())
-    if not sum(map(len, labels)):
-        raise ValueError("no picture has a class, so there is nothing to score")
-    return torch.cat(features), torch.cat(labels)
+    gathered = Gathered(len(data))
+    with read_ahead(data.batch, len(data)) as ahead:
+        for said, label in global_tokens(image, data, ahead, batch_size=batch_size, precision=precision):
+            gathered.add(read(said), label, ignore=data.ignore)
+    return gathered.all()
+
+
+class Gathered:
+    """Features and classes of pictures, batch after batch into one tensor that has room for all: held once."""
+
+    def __init__(self, room: int):
+        """For at most so many pictures."""
+        self._room, self._count = room, 0
+        self._features: Tensor | None = None
+        self._labels = torch.empty(room, dtype=torch.long)
+
+    def add(self, found: Shaped[Tensor, "B ..."], label_B: Int[Tensor, " B"], *, ignore: int) -> None:
+        """Those whose label is not `ignore`, on the device of the first features."""
+        if self._features is None:
+            self._features = found.new_empty(self._room, *found.shape[1:])
+        kept_B = label_B != ignore
+        stop = self._count + int(kept_B.sum())
+        self._features[self._count : stop] = found[kept_B.to(found.device)]
+        self._labels[self._count : stop] = label_B[kept_B].cpu()
+        self._count = stop
+
+    def all(self) -> tuple[Shaped[Tensor, "n ..."], Int[Tensor, " n"]]:
+        """Raises ValueError where no picture had a class."""
+        if not self._count:
+            raise ValueError("no picture has a class, so there is nothing to score")
+        assert self._features is not None
+        return self._features[: self._count], self._labels[: self._count]
 
 
 def classify(
@@ -114,24 +139,19 @@ def classify(
     num_classes: int,
     settings: KnnSettings,
 ) -> Int[Tensor, " Q"]:
-    """Class of every query by vote of its nearest training features (ties: `metrics.neighbour_votes`). On the CPU.
+    """Class of every query by vote of its nearest training features (ties: `votes.neighbour_votes`). On the CPU.
 
     Raises ValueError when there are fewer training features than neighbours.
     """
     if len(train_nD) < settings.num_neighbours:
         raise ValueError(f"{len(train_nD)} training pictures are too few for {settings.num_neighbours} neighbours")
-    step = max(1, MAX_ELEMENTS // len(train_nD))
-    votes = [
-        neighbour_votes(
-            part.double(),
-            train_nD.double(),
-            train_label_n.to(part.device),
-            num_neighbours=settings.num_neighbours,
-            num_classes=num_classes,
-        ).cpu()
-        for part in query_QD.split(step)
-    ]
-    return torch.cat(votes)
+    return neighbour_votes(
+        query_QD,
+        train_nD,
+        train_label_n,
+        num_neighbours=settings.num_neighbours,
+        num_classes=num_classes,
+    )
 
 
 def accuracy_result(
