@@ -181,14 +181,14 @@ def test_words_about_tables_and_indices_are_refused_where_they_do_nothing():
     folder, table = recipe("knn", classes="fl").evaluate, recipe("knn", classes="hf:fl").evaluate
     for word in ("split", "columns", "class_names"):
         with pytest.raises(ValueError, match=rf"evaluate\.{word} does nothing in knn .* evaluate\.classes=hf:PLACE"):
-            check_words("knn", [word], folder)
+            check_words("knn", [f"evaluate.{word}=x"], folder)
         with pytest.raises(ValueError, match=f"{word} does nothing in retrieval"):
             check_words("retrieval", [word], table)
         with pytest.raises(ValueError, match=f"{word} does nothing in depth .* it never reads"):
             check_words("depth", [word], table)
-        check_words("knn", [word, "classes"], table)
+        check_words("knn", [f"evaluate.{word}=x", "evaluate.classes=hf:fl"], table)
     with pytest.raises(ValueError, match="index is a setting of instance_retrieval and does nothing in knn"):
-        check_words("knn", ["index"], table)
+        check_words("knn", ["evaluate.index=merged"], table)
     check_words("instance_retrieval", ["index", "instances"], folder)
     check_words("knn", ["classes", "root"], folder)
 

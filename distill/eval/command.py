@@ -48,8 +48,7 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
     measured = [] if task == AGREEMENT else [task]
     # What the run measured in training is not asked for here, nor are the rules about it.
     recipe = load_recipe(str(found.folder / "recipe.yaml"), [f"evaluate.tasks={measured}", *settings])
-    words = {setting.partition("=")[0].removeprefix("evaluate.").partition(".")[0] for setting in settings}
-    check_words(task, words, recipe.evaluate)
+    check_words(task, settings, recipe.evaluate)
     limited = any(setting.startswith("evaluate.num_images=") for setting in settings)
     num_images = recipe.evaluate.num_images if limited else None
     device = "cuda" if torch.cuda.is_available() and recipe.run.device == "auto" else "cpu"

@@ -169,12 +169,12 @@ def _geometry(
         return opened(place, role, root=recipe.evaluate.root, limit=num_images)
 
 
-def check_words(task: str, said: Iterable[str], asked: Evaluate) -> None:
-    """Raises ValueError for settings that were `said` for one task, which does not read them.
+def check_words(task: str, words: Iterable[str], asked: Evaluate) -> None:
+    """Raises ValueError for words, as `evaluate.split=test`, about what this task does not read.
 
-    A recipe's page may have them for other tasks.
+    A recipe's page may say them for other tasks.
     """
-    said = set(said)
+    said = {word.partition("=")[0].removeprefix("evaluate.").partition(".")[0] for word in words}
     if "index" in said and task != "instance_retrieval":
         raise ValueError(f"evaluate.index is a setting of instance_retrieval and does nothing in {task}")
     key = TABLE_OF.get(task)
