@@ -9,7 +9,7 @@ BIN := .venv/bin
 .PHONY: test quick study docs lint clean
 
 test: .venv/ready
-	$(BIN)/pytest -m "not gpu and not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not gpu and not slow"
 
 quick: .venv/ready
 	$(BIN)/distill study run first --quick
