@@ -258,20 +258,24 @@ def pixels_of(file: Path) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def is_within(page: np.ndarray, panel: np.ndarray) -> bool:
+def places_of(page: np.ndarray, panel: np.ndarray) -> list[tuple[int, int]]:
+    """(y, x) of the top left corner wherever the panel is on the page."""
     wanted = np.round(255 * panel).astype(np.uint8)
     height, width = wanted.shape[:2]
-    corners = np.argwhere((page == wanted[0, 0]).all(-1))
-    return any(np.array_equal(page[y : y + height, x : x + width], wanted) for y, x in corners)
+    corners = np.argwhere((page == wanted[0, 0]).all(-1)).tolist()
+    return [(y, x) for y, x in corners if np.array_equal(page[y : y + height, x : x + width], wanted)]
 
 
-def test_every_panel_is_on_the_sheet_pixel_by_pixel(tmp_path: Path):
+def test_every_panel_is_on_the_sheet_pixel_by_pixel_in_its_row_and_beneath_its_picture(tmp_path: Path):
     content = content_of([(100, 100), (100, 31), (7, 380), (100, 2)])
     page = pixels_of(draw(content, tmp_path / "sheet.png", Paper(width=6.0)))
     assert page.shape[1] == 600
-    for row in content.rows:
-        for panel in row.panels:
-            assert is_within(page, panel.rgb)
+    places = np.array([[places_of(page, panel.rgb) for panel in row.panels] for row in content.rows])
+    assert places.shape == (2, 4, 1, 2)  # each once
+    y, x = places[:, :, 0, 0], places[:, :, 0, 1]
+    assert (y[0] < y[1]).all() and np.array_equal(x[0], x[1])
+    # Two pictures fit side by side; the others lie beneath, again under both rows.
+    assert x[0, 0] < x[0, 1] and x[0, 2] < x[0, 3] and y[1, :2].max() < y[0, 2:].min()
     # Nothing reaches the margins.
     edges = [page[:8], page[-8:], page[:, :8], page[:, -8:]]
     assert all((edge == 255).all() for edge in edges)
