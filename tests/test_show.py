@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context, rcParams
 from matplotlib.colors import to_rgb
 from oracles import all_knowing, know_nothing, painted
 from PIL import Image
@@ -21,7 +21,7 @@ from distill.show import colours, sheet
 from distill.show.basis import principal_basis, turned_like
 from distill.show.content import Content, Frame, Panel, Row, Scale
 from distill.show.layout import Measures, fitting_height, keys_of, spans
-from distill.show.letters import Letters
+from distill.show.letters import Letters, unknown_letters
 from distill.show.models import Model, fitted
 from distill.show.palette import DEEP, PALE, class_colours, distinct_colours
 from distill.show.parts import find_parts, named_alike
@@ -303,18 +303,28 @@ def test_a_pdf_has_as_many_pages_as_it_needs_and_equal_bytes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])
-def test_a_sheet_is_written_whole_or_not_at_all(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    file = tmp_path / f"sheet.{suffix}"
-    file.write_text("the one before")
+def test_a_users_matplotlibrc_changes_nothing(suffix: str, tmp_path: Path):
+    content = content_of([(30, 40)], legend=(("cat", (0.1, 0.2, 0.3)),))
+    plain = draw(content, tmp_path / f"plain.{suffix}", Paper(width=5.0)).read_bytes()
+    own = {
+        "savefig.dpi": 30,
+        "savefig.bbox": "tight",
+        "font.family": "monospace",
+        "text.color": "red",
+        "pdf.fonttype": 42,
+    }
+    with rc_context(own | {"figure.dpi": 50, "axes.titlesize": 30, "image.interpolation": "bilinear"}):
+        assert draw(content, tmp_path / f"own.{suffix}", Paper(width=5.0)).read_bytes() == plain
+        assert rcParams["savefig.bbox"] == "tight"
 
-    def full(*arguments: object, **words: object) -> None:
-        raise OSError("No space left on device")
 
-    monkeypatch.setattr(sheet.Figure, "savefig", full)
-    monkeypatch.setattr(sheet.PdfPages, "savefig", full)
-    with pytest.raises(OSError, match="No space"):
-        draw(content_of([(20, 20)]), file, Paper())
-    assert [each.name for each in tmp_path.iterdir()] == [file.name] and file.read_text() == "the one before"
+def test_letters_that_the_font_lacks_are_named_and_draw_without_a_warning(tmp_path: Path):
+    picture = Panel(rgb=np.zeros((20, 20, 3)), below="naïve café, Ωμέγα")
+    content = Content(
+        heading="“猫”", note="how", rows=(Row(title="a 犬\n", panels=(picture,)),), legend=(("猫", (0.1, 0.2, 0.3)),)
+    )
+    assert unknown_letters(content.texts) == "猫犬"
+    draw(content, tmp_path / "sheet.png", Paper())  # warnings are errors
 
 
 def test_a_sheet_too_large_to_be_drawn_is_refused_and_names_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -95,7 +95,7 @@ def yellow_where(where: Tensor) -> np.ndarray:
 
 def test_the_made_up_map_is_no_turn_or_mirror_image_of_itself():
     for other in (LABELS.flip(0), LABELS.flip(1), LABELS.flip(0, 1)):
-        assert all((other == index).ne(LABELS == index).any() for index in range(3))
+        assert all(((other == index) != LABELS.eq(index)).any() for index in range(3))
 
 
 def test_heat_is_yellow_where_the_named_thing_is_and_dark_elsewhere():
@@ -138,7 +138,7 @@ def test_similarity_is_yellow_at_the_ring_and_wherever_the_same_is_seen(of: str)
 
 
 def ramps() -> Tensor:
-    """[3, h, w]: red grows from left to right, green less from top to bottom, blue a little along both; uncorrelated."""
+    """[3, h, w]: red grows from left to right, green less from top to bottom, blue a little with both; uncorrelated."""
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, ROWS), torch.linspace(-1, 1, COLUMNS), indexing="ij")
     return 0.5 + torch.stack([0.4 * columns, 0.2 * rows, 0.1 * rows * columns])
 
