@@ -163,22 +163,32 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. A user's mistake is one message and 2, Ctrl-C is 130."""
+    """Run one command; returns the exit code.
+
+    A user's mistake, or a file that cannot be read or written, is one message and 2; Ctrl-C is 130.
+    """
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return options.command(options)
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        if os.environ.get("DISTILL_TRACEBACK") == "1":
-            raise
-        print(f"distill: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("distill: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; keep Python from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (ValueError, OSError) as error:
+        if os.environ.get("DISTILL_TRACEBACK") == "1":
+            raise
+        print(f"distill: error: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("distill: interrupted", file=sys.stderr)
+        return 130
+
+
+def _sentence(error: ValueError | OSError) -> str:
+    """The operating system's errors by their reason and file, such as `No space left on device: sheet.png`."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """`distill data caption`: captioners of three kinds, tables that training reads, and what goes wrong."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -261,9 +262,68 @@ def test_mistakes_are_one_message_and_write_nothing(
     refused("there is no folder", photos, Path("Salesforce/blip"), *to)
     refused("holds no image-to-text model", photos, tmp_path / "empty", *to)
     refused("no column 'web'", photos, models["blip"], "--alt", "web", *to)
+    refused("--image nonsense names a column", photos, models["blip"], "--image", "nonsense", *to)
+    (tmp_path / "afile").write_text("something")
+    refused("afile is a file", photos, models["blip"], "--to", tmp_path / "afile")
+    refused("Not a directory: ", photos, models["blip"], "--to", tmp_path / "afile" / "below")
     refused("is inside", photos, models["blip"], "--to", photos / "captions")
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused("extra: hf", photos, models["blip"], *to)
+
+
+def test_captions_of_another_granularity_do_not_count_as_done(
+    models: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert caption(photos, models["blip"], "--to", tmp_path / "out") == 0
+    before = read(tmp_path / "out")
+    assert caption(photos, models["blip"], "--to", tmp_path / "out", granularity="detailed") == 2
+    assert "holds short captions: to add detailed ones" in capsys.readouterr().err
+    assert read(tmp_path / "out") == before and not (tmp_path / "out/captioning-detailed.json").exists()
+    assert caption(tmp_path / "out", models["blip"], "--to", tmp_path / "two", granularity="detailed") == 0
+    # The second folder has a column of short captions too, and still holds detailed ones.
+    assert caption(tmp_path / "out", models["blip"], "--to", tmp_path / "two") == 2
+    assert "holds detailed captions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_tables", [False, True])
+def test_other_pictures_of_the_same_names_do_not_count_as_done(
+    as_tables: bool, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        samples = rows(3 + number)[number:]
+        if as_tables:
+            write_parquet(tmp_path / name, samples, num_files=1)
+        else:
+            for place, sample in enumerate(samples):
+                (tmp_path / name / f"{place}.png").write_bytes(sample["image"]["bytes"] + b" " * number)
+    assert caption(tmp_path / "one", models["blip"], "--to", tmp_path / "out") == 0
+    before = read(tmp_path / "out")
+    assert caption(tmp_path / "two", models["blip"], "--to", tmp_path / "out") == 2
+    assert "captions of other pictures" in capsys.readouterr().err and read(tmp_path / "out") == before
+    if not as_tables:
+        (tmp_path / "one" / "0.png").rename(tmp_path / "one" / "elsewhere.png")
+        assert caption(tmp_path / "one", models["blip"], "--to", tmp_path / "out") == 2
+        assert "(0.png is not among these)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["image", SOURCE])
+def test_a_column_of_the_metadata_with_a_name_of_ours_is_refused(
+    column: str, models: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (photos / "metadata.jsonl").write_text(json.dumps({"file_name": "even/0.png", column: "a number"}) + "\n")
+    assert caption(photos, models["blip"], "--to", tmp_path / "out") == 2
+    assert f"has a column {column!r}" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_printed_settings_can_be_pasted(
+    models: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for words in (["--to", tmp_path / "my captions"], ["--in-place"]):
+        spaced = photos.rename(tmp_path / "my photos") if photos.exists() else tmp_path / "my photos"
+        assert caption(spaced, models["blip"], *words) == 0
+        pasted = shlex.split(capsys.readouterr().out.splitlines()[-1])
+        assert f"data.dataset.path={words[-1] if len(words) == 2 else spaced}" in pasted
 
 
 def test_weights_that_lack_a_tensor_are_refused(models: dict[str, Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line: what a person meets first."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -36,6 +37,40 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(arguments: list[str], ca
     printed = capsys.readouterr()
     assert printed.err.startswith("distill: error: ") and "Traceback" not in printed.err
     assert printed.out == ""
+
+
+REASONS = {
+    "disk full": (OSError(errno.ENOSPC, "No space left on device", "a.png"), "No space left on device: a.png"),
+    "file not known": (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    "a file, no folder": (FileExistsError(errno.EEXIST, "File exists", "afile"), "File exists: afile"),
+    "long name": (OSError(errno.ENAMETOOLONG, "File name too long", "aaa"), "File name too long: aaa"),
+    "not allowed": (PermissionError(errno.EACCES, "Permission denied", "/a"), "Permission denied: /a"),
+    "our own": (FileNotFoundError("a: no such run"), "a: no such run"),
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_a_file_that_cannot_be_written_is_one_sentence_with_its_name(
+    kind: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, said = REASONS[kind]
+
+    def train(recipe: Recipe) -> int:
+        raise error
+
+    standing_in(monkeypatch, "distill.train.loop", train=train)
+    assert cli.main(["train", "smoke"]) == 2
+    assert capsys.readouterr().err == f"distill: error: {said}\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    command = [sys.executable, "-u", "-m", "distill", "recipes", "show", "ibotpp"]
+    done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

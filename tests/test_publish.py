@@ -315,6 +315,14 @@ def refused(run: Path, folder: Path, capsys) -> str:
     return message
 
 
+def test_a_name_too_long_for_the_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, capsys):
+    # 240 letters are a name, but not with the ending of what is unfinished.
+    target = tmp_path / "new" / ("a" * 240)
+    assert main(["publish", str(run), "--to", str(target), "--formats", "timm"]) == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("distill: error: File name too long: ") and not any(tmp_path.iterdir())
+
+
 def test_bad_runs_are_refused_in_one_sentence(run, tmp_path, capsys):
     assert "is neither a run folder nor" in refused(tmp_path, tmp_path, capsys)
     broken = spoilt(run, tmp_path, lambda tensors: tensors["encoder.image.model.norm.bias"][3:5].fill_(torch.nan))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context, rcParams
 from matplotlib.colors import to_rgb
 from oracles import all_knowing, know_nothing, painted
 from PIL import Image
@@ -21,7 +21,7 @@ from distill.show import colours, sheet
 from distill.show.basis import principal_basis, turned_like
 from distill.show.content import Content, Frame, Panel, Row, Scale
 from distill.show.layout import Measures, fitting_height, keys_of, spans
-from distill.show.letters import Letters
+from distill.show.letters import Letters, unknown_letters
 from distill.show.models import Model, fitted
 from distill.show.palette import DEEP, PALE, class_colours, distinct_colours
 from distill.show.parts import find_parts, named_alike
@@ -270,20 +270,24 @@ def pixels_of(file: Path) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def is_within(page: np.ndarray, panel: np.ndarray) -> bool:
+def places_of(page: np.ndarray, panel: np.ndarray) -> list[tuple[int, int]]:
+    """(y, x) of the top left corner wherever the panel is on the page."""
     wanted = np.round(255 * panel).astype(np.uint8)
     height, width = wanted.shape[:2]
-    corners = np.argwhere((page == wanted[0, 0]).all(-1))
-    return any(np.array_equal(page[y : y + height, x : x + width], wanted) for y, x in corners)
+    corners = np.argwhere((page == wanted[0, 0]).all(-1)).tolist()
+    return [(y, x) for y, x in corners if np.array_equal(page[y : y + height, x : x + width], wanted)]
 
 
-def test_every_panel_is_on_the_sheet_pixel_by_pixel(tmp_path: Path):
+def test_every_panel_is_on_the_sheet_pixel_by_pixel_in_its_row_and_beneath_its_picture(tmp_path: Path):
     content = content_of([(100, 100), (100, 31), (7, 380), (100, 2)])
     page = pixels_of(draw(content, tmp_path / "sheet.png", Paper(width=6.0)))
     assert page.shape[1] == 600
-    for row in content.rows:
-        for panel in row.panels:
-            assert is_within(page, panel.rgb)
+    places = np.array([[places_of(page, panel.rgb) for panel in row.panels] for row in content.rows])
+    assert places.shape == (2, 4, 1, 2)  # each once
+    y, x = places[:, :, 0, 0], places[:, :, 0, 1]
+    assert (y[0] < y[1]).all() and np.array_equal(x[0], x[1])
+    # Two pictures fit side by side; the others lie beneath, again under both rows.
+    assert x[0, 0] < x[0, 1] and x[0, 2] < x[0, 3] and y[1, :2].max() < y[0, 2:].min()
     # Nothing reaches the margins.
     edges = [page[:8], page[-8:], page[:, :8], page[:, -8:]]
     assert all((edge == 255).all() for edge in edges)
@@ -311,18 +315,28 @@ def test_a_pdf_has_as_many_pages_as_it_needs_and_equal_bytes(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])
-def test_a_sheet_is_written_whole_or_not_at_all(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    file = tmp_path / f"sheet.{suffix}"
-    file.write_text("the one before")
+def test_a_users_matplotlibrc_changes_nothing(suffix: str, tmp_path: Path):
+    content = content_of([(30, 40)], legend=(("cat", (0.1, 0.2, 0.3)),))
+    plain = draw(content, tmp_path / f"plain.{suffix}", Paper(width=5.0)).read_bytes()
+    own = {
+        "savefig.dpi": 30,
+        "savefig.bbox": "tight",
+        "font.family": "monospace",
+        "text.color": "red",
+        "pdf.fonttype": 42,
+    }
+    with rc_context(own | {"figure.dpi": 50, "axes.titlesize": 30, "image.interpolation": "bilinear"}):
+        assert draw(content, tmp_path / f"own.{suffix}", Paper(width=5.0)).read_bytes() == plain
+        assert rcParams["savefig.bbox"] == "tight"
 
-    def full(*arguments: object, **words: object) -> None:
-        raise OSError("No space left on device")
 
-    monkeypatch.setattr(sheet.Figure, "savefig", full)
-    monkeypatch.setattr(sheet.PdfPages, "savefig", full)
-    with pytest.raises(OSError, match="No space"):
-        draw(content_of([(20, 20)]), file, Paper())
-    assert [each.name for each in tmp_path.iterdir()] == [file.name] and file.read_text() == "the one before"
+def test_letters_that_the_font_lacks_are_named_and_draw_without_a_warning(tmp_path: Path):
+    picture = Panel(rgb=np.zeros((20, 20, 3)), below="naïve café, Ωμέγα")
+    content = Content(
+        heading="“猫”", note="how", rows=(Row(title="a 犬\n", panels=(picture,)),), legend=(("猫", (0.1, 0.2, 0.3)),)
+    )
+    assert unknown_letters(content.texts) == "猫犬"
+    draw(content, tmp_path / "sheet.png", Paper())  # warnings are errors
 
 
 def test_a_sheet_too_large_to_be_drawn_is_refused_and_names_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """`distill show`: from models and pictures to a sheet, and what it says of mistakes."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ from PIL import Image
 from tiny_runs import trained
 
 from distill import cli
+from distill.show import sheet
 from distill.show.command import told_apart
 from distill.show.models import Asked, load_model
 from distill.show.pictures import scene_pictures
 from distill.show.views import VIEWS
+from distill.show.views.geometry import GeometrySettings
+from distill.show.views.geometry import _of as geometry_note
 from distill.show.words import split_words
 
 SMALL = ["num_pictures=3", "height=0.6", "width=6"]
@@ -84,6 +88,8 @@ def test_depth_of_photos_is_read_by_a_probe_fitted_on_the_named_folder(run: Path
         Image.fromarray(depth).save(tmp_path / f"{number}_depth_mm.png")
     arguments = ["show", "depth", str(run), f"geometry={tmp_path}", *SMALL, "--images", str(photos)]
     assert cli.main([*arguments, "--to", str(tmp_path / "sheet.png")]) == 0
+    fitted_on = geometry_note(GeometrySettings(geometry=str(tmp_path)))
+    assert tmp_path.name in fitted_on and str(tmp_path) not in fitted_on
 
 
 def test_a_frozen_teacher_stands_beside_its_student(run: Path, tmp_path: Path):
@@ -164,3 +170,34 @@ def test_a_mistake_is_one_sentence_exit_code_2_and_no_file(kind: str, run: Path,
 def test_a_sheet_of_another_kind_is_refused_before_anything_is_loaded(name: str, tmp_path: Path, capsys):
     assert cli.main(["show", "pca", "nowhere", "--to", str(tmp_path / name)]) == 2
     assert ".png or .pdf" in capsys.readouterr().err
+
+
+def test_a_sheet_below_a_file_is_refused_before_anything_is_loaded(tmp_path: Path, capsys):
+    (tmp_path / "afile").write_text("something")
+    for name in ("afile/x.png", "afile/deeper/x.png"):
+        assert cli.main(["show", "pca", "nowhere", "--to", str(tmp_path / name)]) == 2
+        told = capsys.readouterr().err
+        assert f"{tmp_path / 'afile'} is a file" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_on_a_full_disk_a_sheet_is_written_whole_or_not_at_all(
+    suffix: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    file = tmp_path / f"sheet.{suffix}"
+    file.write_text("the one before")
+
+    def full(*arguments: object, **words: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sheet.Figure, "savefig", full)
+    monkeypatch.setattr(sheet.PdfPages, "savefig", full)
+    assert cli.main(["show", "pca", str(run), *SMALL, "--to", str(file)]) == 2
+    assert capsys.readouterr().err == f"distill: error: No space left on device: {file}\n"
+    assert [each.name for each in tmp_path.iterdir()] == [file.name] and file.read_text() == "the one before"
+
+
+def test_signs_that_the_font_lacks_are_one_sentence(run: Path, tmp_path: Path, capsys):
+    arguments = ["show", "heat", str(run), "query=猫", *SMALL, "--to", str(tmp_path / "sheet.png")]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().err == "the sheet's font has no sign for 猫: boxes stand in their place\n"

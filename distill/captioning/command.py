@@ -40,7 +40,7 @@ def caption(options: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
         _refuse_other_settings(record, settings)
-        table = Metadata(folder, column) if options.in_place else Shards(folder, column)
+        table = Metadata(folder, column) if options.in_place else Shards(folder, column, _sizes(parts))
         progress = Progress(total=sum(part.num_rows for part in parts))
         work = Captioning(
             captioner=captioner,
@@ -69,9 +69,15 @@ def _target(options: argparse.Namespace) -> Path:
             raise ValueError(f"--in-place is for a folder of pictures, and {place} is none: use --to FOLDER")
         return place
     source = place if place.is_dir() else place.parent
+    if options.to.exists() and not options.to.is_dir():
+        raise ValueError(f"--to: {options.to} is a file: name a folder")
     if options.to.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"--to: {options.to} is inside {source}, and would be read with it the next time")
     return options.to
+
+
+def _sizes(parts: list[Part]) -> dict[str, int]:
+    return {source: size for part in parts for source, size in part.sizes()}
 
 
 def _refuse_a_column_of_something_else(parts: list[Part], column: Granularity) -> None:

@@ -52,11 +52,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of the same columns: those of a folder, or of one parquet file."""
+    """Rows of the same columns: those of a folder, or of one parquet file.
+
+    `sizes` has the source of every row with the bytes of the file that it lies in, which tell another file of the same
+    name; nothing else is read for it.
+    """
 
     schema: pa.Schema
     num_rows: int
     rows: Callable[[], Iterator[Row]]
+    sizes: Callable[[], Iterator[tuple[str, int]]]
 
 
 def open_pictures(place: Path, asked: Asked) -> list[Part]:
@@ -98,8 +103,15 @@ def _lines(table: Path) -> list[dict[str, Any]]:
 
 
 def _folder(place: Path, pictures: list[Path], asked: Asked) -> Part:
+    if asked.image != Asked.image:
+        raise ValueError(f"--image {asked.image} names a column of parquet files, and {place} is a folder of pictures")
     known = metadata_of(place)
     columns = list(dict.fromkeys(key for picture in pictures for key in known.get(picture, {})))
+    ours = [column for column in ("image", SOURCE) if column in columns]
+    if ours:
+        raise ValueError(
+            f"{place}: its metadata has a column {ours[0]!r}, a name that captioning needs itself: rename it"
+        )
     captions = _caption_columns(columns, asked, where=place)
     lines = [{key: known.get(picture, {}).get(key) for key in columns} for picture in pictures]
     schema = pa.Table.from_pylist(lines).schema if columns else pa.schema([])
@@ -110,7 +122,10 @@ def _folder(place: Path, pictures: list[Path], asked: Asked) -> Part:
             source = picture.relative_to(place).as_posix()
             yield Row(source, {**line, SOURCE: source}, _first_captions(line, captions), picture)
 
-    return Part(schema, len(pictures), rows)
+    def sizes() -> Iterator[tuple[str, int]]:
+        return ((picture.relative_to(place).as_posix(), picture.stat().st_size) for picture in pictures)
+
+    return Part(schema, len(pictures), rows, sizes)
 
 
 def _parquet(file: Path, asked: Asked, *, name: str) -> Part:
@@ -132,7 +147,16 @@ def _parquet(file: Path, asked: Asked, *, name: str) -> Part:
                     line[SOURCE] = f"{name}:{number}"
                 yield Row(line[SOURCE], line, _first_captions(line, captions), _encoded(line[asked.image]))
 
-    return Part(schema.append(pa.field(SOURCE, pa.string())) if numbered else schema, num_rows, rows)
+    def sizes() -> Iterator[tuple[str, int]]:
+        size = file.stat().st_size
+        names = (f"{name}:{number}" for number in range(num_rows)) if numbered else _column(file, SOURCE)
+        return ((source, size) for source in names)
+
+    return Part(schema.append(pa.field(SOURCE, pa.string())) if numbered else schema, num_rows, rows, sizes)
+
+
+def _column(file: Path, name: str) -> list[Any]:
+    return pq.read_table(file, columns=[name])[name].to_pylist()
 
 
 def _encoded(value: Any) -> bytes | Path | None:

@@ -1,6 +1,8 @@
 """Where captions go: parquet shards of a new folder, or the metadata.jsonl of their own. Every file is whole."""
 
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,26 @@ from distill.config import Granularity
 from distill.train.journal import whole, write_atomically
 
 METADATA_FILE = "metadata.jsonl"
+MADE_OF = b"distill.captioning"
+"""Key of what a shard says of itself: the column that was captioned, and the sizes of its pictures' files."""
 Captioned = list[tuple[Row, str]]
 
 
 class Shards:
     """captions-00000.parquet and so on: every column that the rows came with, their pictures, and the new captions."""
 
-    def __init__(self, folder: Path, column: Granularity):
-        """Raises ValueError for a folder that holds other parquet files."""
-        self.folder, self.column = folder, column
+    def __init__(self, folder: Path, column: Granularity, sizes: Mapping[str, int]):
+        """`sizes`: of the files of all pictures that want captions, by their sources.
+
+        Raises ValueError for a folder that holds other parquet files, captions of another column, or of pictures that
+        are not these.
+        """
+        self.folder, self.column, self.sizes = folder, column, sizes
         shards = sorted(folder.glob("*.parquet"))
         foreign = [shard.name for shard in shards if not shard.name.startswith("captions-")]
         if foreign:
             raise ValueError(f"--to: {folder} holds {foreign[0]}, which is none of our shards: choose another folder")
-        self.done = {source for shard in shards for source in _sources(shard)}
+        self.done = {source for shard in shards for source in self._captioned(shard)}
         self.next_number = 1 + max((int(shard.stem.split("-")[1]) for shard in shards), default=-1)
 
     def add(self, captioned: Captioned, schema: pa.Schema) -> None:
@@ -35,13 +43,31 @@ class Shards:
         else:
             schema = schema.append(pa.field(self.column, pa.string()))
         lines = [{**_with_picture(row, schema), self.column: text} for row, text in captioned]
+        made_of = {"column": self.column, "sizes": [self.sizes[row.source] for row, _ in captioned]}
+        schema = schema.with_metadata({**(schema.metadata or {}), MADE_OF: json.dumps(made_of)})
         with whole(self.folder / f"captions-{self.next_number:05}.parquet") as unfinished:
             pq.write_table(pa.Table.from_pylist(lines, schema=schema), unfinished)
         self.next_number += 1
 
     def settings(self, image: str) -> str:
         """With what a recipe reads it."""
-        return f"data.dataset.format=parquet data.dataset.path={self.folder} data.dataset.columns.image={image}"
+        words = ("format=parquet", f"path={self.folder}", f"columns.image={image}")
+        return " ".join(shlex.quote(f"data.dataset.{word}") for word in words)
+
+    def _captioned(self, shard: Path) -> list[str]:
+        """The pictures in one of our shards. Raises ValueError unless it was made like this, of the same pictures."""
+        sources, made_of = _read_shard(shard)
+        if made_of["column"] != self.column:
+            raise ValueError(
+                f"--to: {self.folder} holds {made_of['column']} captions: to add {self.column} ones, give it as the "
+                "pictures and write to another folder, or start from the pictures with another folder"
+            )
+        for source, size in zip(sources, made_of["sizes"], strict=True):
+            if self.sizes.get(source) != size:
+                why = "has another size now" if source in self.sizes else "is not among these"
+                what = f"{self.folder} holds captions of other pictures ({source} {why})"
+                raise ValueError(f"--to: {what}: choose another folder")
+        return sources
 
 
 class Metadata:
@@ -69,18 +95,19 @@ class Metadata:
 
     def settings(self, image: str) -> str:
         """With what a recipe reads it; there is no choice of the pictures' column."""
-        return f"data.dataset.format=imagefolder data.dataset.path={self.file.parent}"
+        return shlex.join(["data.dataset.format=imagefolder", f"data.dataset.path={self.file.parent}"])
 
 
 Table = Shards | Metadata
 """What captions are written to: `done` names the pictures that are in it, `add` writes some more, all or none."""
 
 
-def _sources(shard: Path) -> list[str]:
-    """The pictures in one of our shards."""
+def _read_shard(shard: Path) -> tuple[list[str], dict[str, Any]]:
+    """The sources of its pictures, and what it says of itself. Raises ValueError for a file that we did not write."""
     try:
-        return pq.read_table(shard, columns=[SOURCE])[SOURCE].to_pylist()
-    except (pa.ArrowException, KeyError) as problem:
+        table = pq.read_table(shard, columns=[SOURCE])
+        return table[SOURCE].to_pylist(), json.loads(table.schema.metadata[MADE_OF])
+    except (pa.ArrowException, KeyError, TypeError) as problem:
         raise ValueError(f"--to: {shard} is no shard of captions ({problem}): remove it or choose another") from problem
 
 

@@ -1,5 +1,6 @@
 """`distill show WHAT MODEL… key=value --images PLACE --to FILE`: a contact sheet of what encoders make of pictures."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from distill.config import Scenes
 from distill.show.content import Content
+from distill.show.letters import unknown_letters
 from distill.show.models import Model, load_model, on
 from distill.show.pictures import LONGEST, MAX_MEGAPIXELS, SCENE_SIDE, Picture, read_pictures, scene_pictures
 from distill.show.sheet import Paper, check_file, draw
@@ -56,6 +58,9 @@ def show(what: str, words: Sequence[str], *, images: Path | None, to: Path) -> i
     looking = Looking(frame=paper.frame(to, pictures), image_size=common.image_size, scenes=scenes)
     content: Content = view.show(models, pictures, asked, looking)
     print(f"written to {draw(content, to, paper)}")
+    unknown = unknown_letters(content.texts)
+    if unknown:
+        print(f"the sheet's font has no sign for {unknown}: boxes stand in their place", file=sys.stderr)
     return 0
 
 

@@ -65,6 +65,12 @@ class Content:
     rows: tuple[Row, ...]
     legend: tuple[tuple[str, tuple[float, float, float]], ...] = ()
 
+    @property
+    def texts(self) -> list[str]:
+        """All that is written on it."""
+        rows = [text for row in self.rows for text in (row.title, *(panel.below for panel in row.panels))]
+        return [self.heading, self.note, *rows, *(name for name, _ in self.legend)]
+
 
 def framed(picture: Picture, frame: Frame) -> Float[np.ndarray, "H W 3"]:
     """The picture at its size in the frame."""

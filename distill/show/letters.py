@@ -1,10 +1,14 @@
 """How wide text is drawn, so that it is wrapped and shortened to the place it has."""
 
 import re
+import warnings
 from bisect import bisect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+import matplotlib
 from matplotlib.backends.backend_agg import RendererAgg
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 SMALL, NORMAL, LARGE = 9.0, 11.0, 15.0
 """Points."""
@@ -16,6 +20,24 @@ PIECES = re.compile(r"[^_/.:-]*[_/.:-]|[^_/.:-]+")
 
 Length = int | float
 """Pixels."""
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Drawing as matplotlib does it by default, whatever a user's matplotlibrc says; silent about missing letters."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def unknown_letters(texts: Iterable[str]) -> str:
+    """Those that the sheet's font, regular or bold, has no sign for; a box stands in their place."""
+    with own_style():
+        files = [findfont(FontProperties(weight=weight)) for weight in ("normal", "bold")]
+    known = set.intersection(*(set(get_font(file).get_charmap()) for file in files))
+    used = dict.fromkeys(letter for text in texts for letter in text if not letter.isspace())
+    return "".join(letter for letter in used if ord(letter) not in known)
 
 
 class Letters:

@@ -23,7 +23,7 @@ from distill.show.layout import (
     keys_of,
     pages_of,
 )
-from distill.show.letters import LARGE, NORMAL, SMALL, Length, Letters
+from distill.show.letters import LARGE, NORMAL, SMALL, Length, Letters, own_style
 from distill.show.pictures import Picture
 from distill.train.journal import whole
 
@@ -72,10 +72,14 @@ def check_file(file: Path) -> None:
         raise ValueError(f"{file}: a sheet is written as {' or '.join(SUFFIXES)}")
     if file.is_dir():
         raise ValueError(f"{file} is a folder; name the file to write")
+    blocked = [parent for parent in file.parents if parent.exists() and not parent.is_dir()]
+    if blocked:
+        raise ValueError(f"{file} cannot be written: {blocked[0]} is a file, not a folder")
 
 
+@own_style()
 def draw(content: Content, file: Path, paper: Paper) -> Path:
-    """Write the sheet, whole or not at all; equal content gives equal bytes.
+    """Write the sheet, whole or not at all; equal content gives equal bytes, whatever a user's matplotlibrc says.
 
     Raises ValueError for a page larger than can be drawn.
     """
@@ -91,11 +95,11 @@ def draw(content: Content, file: Path, paper: Paper) -> Path:
     drawn = (_page(content, page, measures, letters, distance=distance) for page in pages)
     with whole(file) as unfinished:
         if not printed:
-            next(drawn).savefig(unfinished, format="png", metadata={"Software": None})
+            next(drawn).savefig(unfinished, format="png", dpi=measures.dpi, metadata={"Software": None})
             return file
         with PdfPages(unfinished, metadata={"CreationDate": None, "Title": content.heading}) as book:
             for figure in drawn:
-                book.savefig(figure)
+                book.savefig(figure, dpi=measures.dpi)
     return file
 
 

@@ -125,6 +125,10 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a full disk does not say of which file
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

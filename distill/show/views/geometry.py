@@ -5,6 +5,7 @@ Legend: (H, W) pixels.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -160,7 +161,9 @@ def _known(pictures: list[Picture]) -> list[Picture]:
 
 def _of(settings: GeometrySettings) -> str:
     heads = {"ridge": "ridge regression", "linear": "a trained linear layer", "dpt": "a trained DPT head"}
-    return f"The probe is {heads[settings.probe]}, fitted on {settings.geometry or 'training scenes'}."
+    # Sheets are shown around; where the folder lies on this machine is nobody's business.
+    fitted_on = Path(settings.geometry).resolve().name if settings.geometry else "training scenes"
+    return f"The probe is {heads[settings.probe]}, fitted on {fitted_on}."
 
 
 def _rows(
