@@ -18,6 +18,9 @@ from distill.train.checkpoint import Checkpoint, find
 Dtype = Literal["fp32", "fp16", "bf16"]
 Side = Literal["student", "teacher"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+RESIZE_MODE, INTERPOLATION = "squash", "bilinear"
+"""How a picture becomes one of the training's side in every format, in open_clip's words: the whole of it is stretched
+to a square, antialiased. Evaluation reads pictures so (`distill.eval.pictures.datasets.read_square`)."""
 UNTAUGHT_TEMPERATURE = 0.07
 """CLIP's start, for text towers that no contrastive loss has heard."""
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from distill.config import Student
 from distill.encoders.timm_names import kind_of
 from distill.publish.proof.record import FormatProof, Proof
+from distill.publish.student import INTERPOLATION
 
 FOLDER = "path/to/this/folder"
 PICTURE = "photo.jpg"
@@ -29,11 +30,11 @@ OF_TIMM = {
     "map": "[features] = model(pixels)  # [1, channels, height, width]",
 }
 OPEN_CLIP = """\
-import open_clip
+{imports}import open_clip
 import torch
 from PIL import Image
 
-model, _, transform = open_clip.create_model_and_transforms("local-dir:{place}")
+{settled}
 tokenizer = open_clip.get_tokenizer("local-dir:{place}")
 pixels = transform(Image.open("{picture}").convert("RGB")).unsqueeze(0)
 with torch.inference_mode():
@@ -41,6 +42,19 @@ with torch.inference_mode():
     text = model.encode_text(tokenizer(["a photo of a cat", "a photo of a dog"]), normalize=True)
     probabilities = (model.logit_scale.exp() * image @ text.T).softmax(dim=-1)
 """
+OF_A_NAME = 'model, _, transform = open_clip.create_model_and_transforms("local-dir:{place}")'
+OF_A_FOLDER = (
+    """\
+import json
+from pathlib import Path
+
+""",
+    """\
+page = json.loads(Path("{place}/open_clip_config.json").read_text())
+vision = page["model_cfg"]["vision_cfg"] | {{"timm_model_name": "local-dir:{place}"}}
+model, _, transform = open_clip.create_model_and_transforms("local-dir:{place}", vision_cfg=vision)""",
+)
+"""Of an image tower whose sizes are those of a name of timm's, and of one whose sizes are in the folder."""
 TRANSFORMERS = """\
 from transformers import AutoModel, AutoProcessor, pipeline
 
@@ -79,7 +93,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-picture = Image.open("{picture}").convert("RGB").resize(({side}, {side}), Image.Resampling.BICUBIC)
+picture = Image.open("{picture}").convert("RGB").resize(({side}, {side}), Image.Resampling.{interpolation})
 pixels = (np.asarray(picture, dtype=np.float32) / 255).transpose(2, 0, 1)[None]
 image = onnxruntime.InferenceSession("{place}/image.onnx", providers=["CPUExecutionProvider"])
 cls, patches = image.run(["cls", "patches"], {{"pixels": pixels}})
@@ -108,11 +122,19 @@ def blocks(folder: Path, proof: Proof, *, student: Student, side: int) -> dict[s
     code = {}
     for name, found in proof.formats.items():
         place = str(PurePosixPath(FOLDER) / place_of(found))
-        words = {"place": place, "picture": PICTURE, "side": side, "length": student.text.context_length}
+        words: dict[str, str | int] = {
+            "place": place,
+            "picture": PICTURE,
+            "side": side,
+            "length": student.text.context_length,
+        }
+        words["interpolation"] = INTERPOLATION.upper()
         if name == "timm":
             code[name] = TIMM.format(**words, outputs=OF_TIMM[_kind_in_timm(folder / place_of(found))])
         elif name == "open_clip":
-            code[name] = OPEN_CLIP.format(**words)
+            own = f"{place_of(found)}/config.json".removeprefix("./") in found.files
+            imports, settled = OF_A_FOLDER if own else ("", OF_A_NAME)
+            code[name] = OPEN_CLIP.format(**words, imports=imports, settled=settled.format(**words))
         elif name == "transformers":
             with_text = "text" in found.differences
             code[name] = (TRANSFORMERS if with_text else TRANSFORMERS_VISION).format(**words)

@@ -13,8 +13,8 @@ from distill.publish.card.sources import Source, leaves
 from distill.publish.proof.record import Proof
 
 MOVED = (
-    "open_clip finds the sizes of the image tower where `vision_cfg.timm_model_name` of open_clip_config.json says: "
-    "where the folder is moved, write `local-dir:` and its new place there."
+    "open_clip makes this image tower, whose sizes are none of timm's own, of the config.json beside its own, and has "
+    "to be told where that is: hence `vision_cfg`."
 )
 PAPER = """\
 @inproceedings{tipsv2,
@@ -130,7 +130,9 @@ def proven(proof: Proof) -> str:
         f"toolkit that trained the model, and compared with the student on {proof.num_pictures} {proof.pictures}, at "
         f"{proof.image_size} pixels,{texts}. The largest absolute differences, none of which may exceed "
         f"{proof.tolerance:.0e}, are below: of tokens and texts against the length of the student's vector, of logits "
-        "as cosines; `wide` are pictures of another size. All of it is in `proof.json`."
+        "as cosines; `wide` are pictures of another size. `photo pixels` are photos that are no squares, in [0, 1], as "
+        f"the library prepares them: whole, stretched to a square, bilinear (at most {proof.pixel_tolerance:.3f}, as "
+        "libraries round in places of their own); `photo cls` is what it says of them. All of it is in `proof.json`."
     )
     parts = [said, table(["", *proof.formats], rows)]
     if proof.rounding:
