@@ -123,9 +123,8 @@ def publish(path: Path, target: Path, wish: Wish) -> Proof:
         record.write(proof, unfinished)
         write_card(
             unfinished,
-            checkpoint=subject.checkpoint,
+            subject=subject,
             proof=proof,
-            side=wish.side,
             licence=wish.licence,
             licence_text=wish.licence_text,
             picture=wish.picture,

@@ -33,6 +33,7 @@ class Subject:
     recipe: Recipe
     checkpoint: Path
     """Folder of the checkpoint."""
+    side: Side = "student"
     temperature: float
     """Of CLS 1 and its captions."""
     logit_bias: float | None
@@ -76,7 +77,8 @@ def load_subject(path: Path, *, side: Side) -> Subject:
         )
     merge_adapters(encoder)
     check_finite(encoder, what=str(found.folder))
-    return Subject(encoder=encoder.eval(), recipe=recipe, checkpoint=found.folder, **_contrast(found, recipe))
+    contrast = _contrast(found, recipe)
+    return Subject(encoder=encoder.eval(), recipe=recipe, checkpoint=found.folder, side=side, **contrast)
 
 
 def check_finite(module: nn.Module, *, what: str) -> None:

@@ -4,10 +4,10 @@ import json
 import os
 from pathlib import Path, PurePosixPath
 
-from distill.config import Student
+from distill.encoders.text_tips import TipsText
 from distill.encoders.timm_names import kind_of
 from distill.publish.proof.record import FormatProof, Proof
-from distill.publish.student import INTERPOLATION
+from distill.publish.student import INTERPOLATION, Subject
 
 FOLDER = "path/to/this/folder"
 PICTURE = "photo.jpg"
@@ -112,23 +112,23 @@ ids = SimpleTokenizer(context_length={length})(["a photo of a cat", "a photo of 
     "tips": """\
 from sentencepiece import SentencePieceProcessor
 
-words = SentencePieceProcessor(model_file="{place}/tokenizer.model").encode("a photo of a cat")[:{length}]
+words = SentencePieceProcessor(model_file="{place}/tokenizer.model").encode("A photo of a cat".lower())[:{length}]
 ids = np.array([words + [0] * ({length} - len(words))])""",
 }
 
 
-def blocks(folder: Path, proof: Proof, *, student: Student, side: int) -> dict[str, str]:
-    """Python code by format. `folder` is the published one, `side` that of the pictures it was trained on, pixels."""
+def blocks(folder: Path, proof: Proof, *, subject: Subject) -> dict[str, str]:
+    """Python code by format. `folder` is the published one."""
     code = {}
     for name, found in proof.formats.items():
         place = str(PurePosixPath(FOLDER) / place_of(found))
         words: dict[str, str | int] = {
             "place": place,
             "picture": PICTURE,
-            "side": side,
-            "length": student.text.context_length,
+            "side": subject.image_size,
+            "interpolation": INTERPOLATION.upper(),
         }
-        words["interpolation"] = INTERPOLATION.upper()
+        words |= {} if subject.text is None else {"length": subject.text.context_length}
         if name == "timm":
             code[name] = TIMM.format(**words, outputs=OF_TIMM[_kind_in_timm(folder / place_of(found))])
         elif name == "open_clip":
@@ -141,9 +141,15 @@ def blocks(folder: Path, proof: Proof, *, student: Student, side: int) -> dict[s
         elif name == "tips":
             code[name] = TIPS.format(**words)
         elif name == "onnx":
-            tokenize = TOKENIZE[student.text.kind].format(**words)
+            tokenize = TOKENIZE[_kind_of_text(subject)].format(**words)
             code[name] = (ONNX + (ONNX_TEXT if tokenize else "")).format(**words, tokenize=tokenize)
     return code
+
+
+def _kind_of_text(subject: Subject) -> str:
+    if subject.text is None:
+        return "none"
+    return "tips" if isinstance(subject.text, TipsText) else "open_clip"
 
 
 def place_of(found: FormatProof) -> str:
