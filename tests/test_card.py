@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from test_family_tips import write_tokenizer
 from tiny_released import timm_file
 from tiny_runs import trained
+from tiny_teachers import PARTS, partial
 
 from distill import cli
 from distill.config import Data, Dataset, recipe_from_file
+from distill.encoders.weights import sha256_of_weights
 from distill.eval import TASKS
 from distill.eval.command import AGREEMENT
 from distill.publish.card import FILES, choose_licence, write_card
@@ -28,7 +30,7 @@ from distill.publish.card.sections import PAPER, SOFTWARE
 from distill.publish.card.sources import hub_name, licences_of, sources_of
 from distill.publish.plan import plan, write
 from distill.publish.proof.record import FormatProof, Proof
-from distill.publish.student import load_subject
+from distill.publish.student import Side, load_subject
 from distill.train.checkpoint import find
 
 REPOSITORY = Path(__file__).parents[1]
@@ -87,18 +89,19 @@ def proof_of(folder: Path, formats: dict[str, bool]) -> Proof:
         image_size=32,
         num_texts=6,
         tolerance=1e-5,
+        pixel_tolerance=0.01,
     )
 
 
 def nothing_compared() -> Proof:
     about = {"num_pictures": 8, "pictures": "held-out scenes", "image_size": 32, "num_texts": 0}
-    return Proof(formats={}, dtype="fp32", tolerance=1e-5, **about)
+    return Proof(formats={}, dtype="fp32", tolerance=1e-5, pixel_tolerance=0.01, **about)
 
 
-def card_of(run: Path, folder: Path, **wanted) -> tuple[dict, str]:
+def card_of(run: Path, folder: Path, side: Side = "student", **wanted) -> tuple[dict, str]:
     """Metadata and text of a card without formats."""
     folder.mkdir(exist_ok=True)
-    write_card(folder, checkpoint=run, proof=nothing_compared(), **wanted)
+    write_card(folder, subject=load_subject(run, side=side), proof=nothing_compared(), **wanted)
     card = ModelCard.load(folder / "README.md")
     return card.data.to_dict(), card.text
 
@@ -124,7 +127,7 @@ def test_every_block_of_code_runs_as_it_stands(
     for name in planned.formats:
         (tmp_path / name).mkdir()
         write(name, subject, tmp_path / name, dtype="fp32", max_shard_size="5GB")
-    write_card(tmp_path, checkpoint=runs[kind], proof=proof_of(tmp_path, planned.formats))
+    write_card(tmp_path, subject=subject, proof=proof_of(tmp_path, planned.formats))
     text = (tmp_path / "README.md").read_text()
     blocks = re.findall(r"\*\*(\w+)\*\*\n\n```python\n(.*?)```", text, re.DOTALL)
     assert [name for name, _ in blocks] == list(formats)
@@ -166,7 +169,7 @@ def test_the_library_is_named_whose_files_lie_at_the_top(runs: dict[str, Path], 
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "model_args": {}}))
     found = FormatProof(files=("config.json",), bytes=1, library="timm", version="1", differences={"cls": 0.0})
     proof = replace(nothing_compared(), formats={"timm": found})
-    write_card(tmp_path, checkpoint=runs["captions"], proof=proof)
+    write_card(tmp_path, subject=load_subject(runs["captions"], side="student"), proof=proof)
     assert ModelCard.load(tmp_path / "README.md").data.library_name == "timm"
 
 
@@ -190,6 +193,30 @@ def test_a_cached_teacher_is_asked_for_what_the_run_did_not_record(runs: dict[st
     (copy / "summary.json").write_text(json.dumps(summary | {"teachers": []}))
     [recorded], [asked] = sources_of(find(runs["taught"]).folder), sources_of(find(copy).folder)
     assert asked == recorded
+
+
+def test_the_card_of_a_moving_average_describes_the_average(runs: dict[str, Path], tmp_path: Path):
+    subject = load_subject(runs["captions"], side="teacher")
+    _, text = card_of(runs["captions"], tmp_path / "out", side="teacher")
+    assert "These are the weights of the moving average of the image tower, its momentum teacher beside the" in text
+    said = section(text, "Training")
+    for name in ("teacher.safetensors", "student.safetensors"):
+        assert f"{name} `{sha256_of_weights([subject.checkpoint / name])}`" in said
+    _, text = card_of(runs["captions"], tmp_path / "student")
+    assert "moving average of the image tower" not in text and "teacher.safetensors" not in text
+
+
+def test_the_card_of_a_partly_trained_teacher_describes_that_teacher(runs: dict[str, Path], tmp_path: Path):
+    small = ("student.image.width=24", "student.image.num_heads=1", "objective.contrastive.weight=0")
+    words = (*ONE_STEP, *partial(runs["captions"], *PARTS["blocks"]), *small, "student.text.kind=none")
+    run = trained(tmp_path / "small", *words)
+    _, text = card_of(run, tmp_path / "out", side="teacher")
+    assert "width 48" in text and "It is `distill:captions`, of which blocks went on learning" in text
+    assert "The text tower (open_clip" in text and "moving average of" not in text and "distilled from" not in text
+    sums = section(text, "Training")
+    assert "SHA-256 of teacher.safetensors `" in sums and "student.safetensors" not in sums
+    _, text = card_of(run, tmp_path / "student")
+    assert "width 24" in text and "It was distilled from `distill:captions`" in text and "no text tower" in text
 
 
 def copied(run: Path, to: Path) -> Path:
@@ -421,7 +448,7 @@ def test_proof_is_a_table_and_refusals_have_reasons(runs: dict[str, Path], tmp_p
     (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "test_vit", "model_args": {}}))
     save_file({}, tmp_path / "timm" / "model.safetensors")
     proof = replace(proof_of(tmp_path, {"timm": False}), dtype="fp16", rounding={"cls": 1.5e-3})
-    write_card(tmp_path, checkpoint=runs["captions"], proof=proof)
+    write_card(tmp_path, subject=load_subject(runs["captions"], side="student"), proof=proof)
     said = section((tmp_path / "README.md").read_text(), "The same weights in every format")
     assert "| patches | 2.0e-06 |" in said and "8 held-out scenes" in said and "may exceed 1e-05" in said
     assert "to fp16 by itself changes what the student says by cls 1.5e-03" in said

@@ -177,9 +177,8 @@ def published(folder: Path, *, licence: str = "mit", place: str = "") -> Path:
         files = tuple(file for file in contents if file.startswith(f"{name}/"))
         size = sum(len(contents[file]) for file in files)
         formats[name] = FormatProof(files=files, bytes=size, library=name, version="1", differences={"cls": 0.0})
-    proof = Proof(
-        formats=formats, dtype="fp32", num_pictures=1, pictures="one", image_size=64, num_texts=0, tolerance=1e-5
-    )
+    about = {"dtype": "fp32", "num_pictures": 1, "pictures": "one", "image_size": 64, "num_texts": 0}
+    proof = Proof(formats=formats, tolerance=1e-5, pixel_tolerance=0.01, **about)
     write(proof, folder)
     return folder
 

@@ -15,11 +15,10 @@ from rich.table import Table
 from safetensors import SafetensorError
 
 from distill.publish.card import choose_licence, write_card
-from distill.publish.formats import open_clip
 from distill.publish.hub import push
 from distill.publish.plan import Plan, plan, write
 from distill.publish.proof import record
-from distill.publish.proof.prove import TOLERANCE, Case, Found, differences, prove
+from distill.publish.proof.prove import PIXEL_TOLERANCE, TOLERANCE, Case, Found, allowed, differences, prove
 from distill.publish.proof.questions import TEXTS, Questions, ask, expected
 from distill.publish.proof.record import Proof
 from distill.publish.student import DTYPES, Dtype, Side, Subject, load_subject, rounded
@@ -109,8 +108,6 @@ def publish(path: Path, target: Path, wish: Wish) -> Proof:
     with _whole(target) as unfinished:
         _check_room(subject, planned, wish, unfinished)
         found = {name: _carry_out(name, planned, subject, questions, wish, unfinished) for name in planned.formats}
-        if "open_clip" in found:
-            open_clip.settle(unfinished / "open_clip", place=f"local-dir:{target.resolve() / 'open_clip'}")
         proof = Proof(
             formats={name: one.proof(unfinished / name, unfinished) for name, one in found.items()},
             refused=planned.refused,
@@ -121,13 +118,13 @@ def publish(path: Path, target: Path, wish: Wish) -> Proof:
             image_size=subject.image_size,
             num_texts=0 if subject.text is None else len(TEXTS),
             tolerance=TOLERANCE,
+            pixel_tolerance=PIXEL_TOLERANCE,
         )
         record.write(proof, unfinished)
         write_card(
             unfinished,
-            checkpoint=subject.checkpoint,
+            subject=subject,
             proof=proof,
-            side=wish.side,
             licence=wish.licence,
             licence_text=wish.licence_text,
             picture=wish.picture,
@@ -146,7 +143,7 @@ def table_of(proof: Proof, target: Path) -> Table:
     table.add_column("worst", justify="right", no_wrap=True)
     table.add_column("difference, or why there is none")
     for name, found in proof.formats.items():
-        quantity = max(found.differences, key=found.differences.__getitem__)
+        quantity = max(found.differences, key=lambda name: found.differences[name] / allowed(name))
         size, worst = f"{found.bytes / 1e6:.1f} MB", f"{found.differences[quantity]:.1e}"
         table.add_row(name, f"{found.library} {found.version}", size, worst, quantity)
     for name, reason in proof.refused.items():
@@ -161,10 +158,7 @@ def _notes(proof: Proof, target: Path) -> Iterator[str]:
     if "onnx" in proof.formats and "wide_cls" not in proof.formats["onnx"].differences:
         yield f"onnx: the image graph takes pictures of {proof.image_size} pixels only"
     if "open_clip" in proof.formats and "open_clip/config.json" in proof.formats["open_clip"].files:
-        yield (
-            f"open_clip builds this image tower from {target}/open_clip/config.json: where the folder moves, write its "
-            f"new place into vision_cfg.timm_model_name of {open_clip.CONFIG}"
-        )
+        yield f"open_clip has to be told where this image tower's sizes are: load it as {target}/README.md does"
 
 
 def _carry_out(name: str, planned: Plan, subject: Subject, questions: Questions, wish: Wish, unfinished: Path) -> Found:

@@ -18,6 +18,9 @@ from distill.train.checkpoint import Checkpoint, find
 Dtype = Literal["fp32", "fp16", "bf16"]
 Side = Literal["student", "teacher"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+RESIZE_MODE, INTERPOLATION = "squash", "bilinear"
+"""How a picture becomes one of the training's side in every format, in open_clip's words: the whole of it is stretched
+to a square, antialiased. Evaluation reads pictures so (`distill.eval.pictures.datasets.read_square`)."""
 UNTAUGHT_TEMPERATURE = 0.07
 """CLIP's start, for text towers that no contrastive loss has heard."""
 
@@ -30,6 +33,7 @@ class Subject:
     recipe: Recipe
     checkpoint: Path
     """Folder of the checkpoint."""
+    side: Side = "student"
     temperature: float
     """Of CLS 1 and its captions."""
     logit_bias: float | None
@@ -73,7 +77,8 @@ def load_subject(path: Path, *, side: Side) -> Subject:
         )
     merge_adapters(encoder)
     check_finite(encoder, what=str(found.folder))
-    return Subject(encoder=encoder.eval(), recipe=recipe, checkpoint=found.folder, **_contrast(found, recipe))
+    contrast = _contrast(found, recipe)
+    return Subject(encoder=encoder.eval(), recipe=recipe, checkpoint=found.folder, side=side, **contrast)
 
 
 def check_finite(module: nn.Module, *, what: str) -> None:

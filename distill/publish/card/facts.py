@@ -1,20 +1,45 @@
 """Everything that a card says, gathered before any of it is written."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from torch import nn
 
-from distill.config import Recipe, recipe_from_file
-from distill.encoders.timm_names import kind_of
+from distill.config import Recipe
+from distill.encoders.convnet import TimmConvNet
+from distill.encoders.text_tips import TipsText
+from distill.encoders.vit import TimmViT
 from distill.encoders.weights import sha256_of_weights
 from distill.publish.card.licences import Choice, choose
 from distill.publish.card.measured import Measured, measured
 from distill.publish.card.provenance import Provenance, provenance
 from distill.publish.card.sources import Source, licences_of, run_summary, sources_of
+from distill.publish.formats import timm
+from distill.publish.student import Side, Subject
 from distill.train.checkpoint import find
+
+OF_A_STUDY = re.compile(r"seed\d+-[0-9a-f]+")
+"""What a study calls the folders of its runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Towers:
+    """What is published, as it is built."""
+
+    model: str
+    """FAMILY:NAME of the image tower's architecture."""
+    sizes: dict[str, int]
+    """`patch`, in pixels, `width` and `depth`; of a convnet `width` alone."""
+    num_cls: int
+    is_convnet: bool
+    parameters: dict[str, int]
+    """Of the towers that exist: `image`, `text`."""
+    text: str | None
+    """Its family; None without a text tower."""
+    context_length: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +50,10 @@ class Facts:
     """The run's name."""
     recipe: Recipe
     step: int
-    side: str
-    parameters: dict[str, int]
-    """Of the towers that exist: `image`, `text`."""
-    weights_sha256: str
-    """Of student.safetensors."""
+    side: Side
+    towers: Towers
+    sums: dict[str, str]
+    """SHA-256 of the checkpoint's files that hold what is published, by name."""
     sources: tuple[Source, ...]
     licence: Choice
     results: list[Measured]
@@ -39,44 +63,61 @@ class Facts:
 
     @property
     def with_text(self) -> bool:
-        return self.recipe.student.text.kind != "none"
-
-    @property
-    def is_convnet(self) -> bool:
-        return kind_of(self.recipe.student.image.model) == "convnet"
+        return self.towers.text is not None
 
     @property
     def is_distilled(self) -> bool:
         """Whether another encoder taught it; a momentum teacher is the student itself."""
         return self.recipe.teacher.kind != "momentum"
 
+    @property
+    def is_taught_teacher(self) -> bool:
+        """Whether it is somebody else's model of which parts learnt beside a student."""
+        return self.side == "teacher" and self.recipe.teacher.kind == "partial"
 
-def gather(checkpoint: Path, *, side: str, licence: str | None, page: Path | None) -> Facts:
+
+def gather(subject: Subject, *, licence: str | None, page: Path | None) -> Facts:
     """Raises ValueError as `find`, `choose` and `provenance` do."""
-    found = find(checkpoint)
-    recipe = recipe_from_file(found.folder / "recipe.yaml")
-    sources, file = sources_of(found.folder), found.folder / "student.safetensors"
+    found, recipe = find(subject.checkpoint), subject.recipe
+    sources, run = sources_of(found.folder), found.folder.resolve().parent.parent
     return Facts(
-        title=found.folder.resolve().parent.parent.name,
+        title=recipe.name if OF_A_STUDY.fullmatch(run.name) else run.name,
         recipe=recipe,
         step=found.step,
-        side=side,
-        parameters=_parameters(file),
-        weights_sha256=sha256_of_weights([file]),
+        side=subject.side,
+        towers=towers_of(subject),
+        sums={name: sha256_of_weights([found.folder / name]) for name in _files(subject)},
         sources=sources,
         licence=choose(licences_of(sources), asked=licence),
-        results=measured(found.folder, step=found.step, side=side),
+        results=measured(found.folder, step=found.step, side=subject.side),
         stands_on=provenance(recipe, page),
         summary=run_summary(found.folder),
     )
 
 
-def _parameters(file: Path) -> dict[str, int]:
-    """By tower; pixel statistics are none."""
-    counts: dict[str, int] = {}
-    with safe_open(file, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118 (not a dict)
-            parts = name.split(".")
-            if parts[0] == "encoder" and not parts[2].startswith("pixel_"):
-                counts[parts[1]] = counts.get(parts[1], 0) + prod(tensors.get_slice(name).get_shape())
-    return counts
+def towers_of(subject: Subject) -> Towers:
+    image, text = subject.image, subject.text
+    is_convnet = isinstance(image, TimmConvNet)
+    sizes = {} if is_convnet else {"patch": image.patch_size, "depth": image.num_layers}
+    of_timm = isinstance(image, TimmViT | TimmConvNet)
+    return Towers(
+        model=f"timm:{timm.described(image)[0]}" if of_timm else type(image).__name__,
+        sizes=sizes | {"width": image.width},
+        num_cls=image.num_cls,
+        is_convnet=is_convnet,
+        parameters={"image": _count(image)} | ({} if text is None else {"text": _count(text)}),
+        text=None if text is None else "tips" if isinstance(text, TipsText) else "open_clip",
+        context_length=None if text is None else text.context_length,
+    )
+
+
+def _files(subject: Subject) -> Iterator[str]:
+    """Of the checkpoint: a momentum teacher is an average of the image tower alone."""
+    if subject.side == "teacher":
+        yield "teacher.safetensors"
+    if subject.side == "student" or (subject.recipe.teacher.kind == "momentum" and subject.text is not None):
+        yield "student.safetensors"
+
+
+def _count(tower: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in tower.parameters())

@@ -4,9 +4,10 @@ import json
 import os
 from pathlib import Path, PurePosixPath
 
-from distill.config import Student
+from distill.encoders.text_tips import TipsText
 from distill.encoders.timm_names import kind_of
 from distill.publish.proof.record import FormatProof, Proof
+from distill.publish.student import INTERPOLATION, Subject
 
 FOLDER = "path/to/this/folder"
 PICTURE = "photo.jpg"
@@ -29,11 +30,11 @@ OF_TIMM = {
     "map": "[features] = model(pixels)  # [1, channels, height, width]",
 }
 OPEN_CLIP = """\
-import open_clip
+{imports}import open_clip
 import torch
 from PIL import Image
 
-model, _, transform = open_clip.create_model_and_transforms("local-dir:{place}")
+{settled}
 tokenizer = open_clip.get_tokenizer("local-dir:{place}")
 pixels = transform(Image.open("{picture}").convert("RGB")).unsqueeze(0)
 with torch.inference_mode():
@@ -41,6 +42,19 @@ with torch.inference_mode():
     text = model.encode_text(tokenizer(["a photo of a cat", "a photo of a dog"]), normalize=True)
     probabilities = (model.logit_scale.exp() * image @ text.T).softmax(dim=-1)
 """
+OF_A_NAME = 'model, _, transform = open_clip.create_model_and_transforms("local-dir:{place}")'
+OF_A_FOLDER = (
+    """\
+import json
+from pathlib import Path
+
+""",
+    """\
+page = json.loads(Path("{place}/open_clip_config.json").read_text())
+vision = page["model_cfg"]["vision_cfg"] | {{"timm_model_name": "local-dir:{place}"}}
+model, _, transform = open_clip.create_model_and_transforms("local-dir:{place}", vision_cfg=vision)""",
+)
+"""Of an image tower whose sizes are those of a name of timm's, and of one whose sizes are in the folder."""
 TRANSFORMERS = """\
 from transformers import AutoModel, AutoProcessor, pipeline
 
@@ -79,7 +93,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-picture = Image.open("{picture}").convert("RGB").resize(({side}, {side}), Image.Resampling.BICUBIC)
+picture = Image.open("{picture}").convert("RGB").resize(({side}, {side}), Image.Resampling.{interpolation})
 pixels = (np.asarray(picture, dtype=np.float32) / 255).transpose(2, 0, 1)[None]
 image = onnxruntime.InferenceSession("{place}/image.onnx", providers=["CPUExecutionProvider"])
 cls, patches = image.run(["cls", "patches"], {{"pixels": pixels}})
@@ -98,30 +112,44 @@ ids = SimpleTokenizer(context_length={length})(["a photo of a cat", "a photo of 
     "tips": """\
 from sentencepiece import SentencePieceProcessor
 
-words = SentencePieceProcessor(model_file="{place}/tokenizer.model").encode("a photo of a cat")[:{length}]
+words = SentencePieceProcessor(model_file="{place}/tokenizer.model").encode("A photo of a cat".lower())[:{length}]
 ids = np.array([words + [0] * ({length} - len(words))])""",
 }
 
 
-def blocks(folder: Path, proof: Proof, *, student: Student, side: int) -> dict[str, str]:
-    """Python code by format. `folder` is the published one, `side` that of the pictures it was trained on, pixels."""
+def blocks(folder: Path, proof: Proof, *, subject: Subject) -> dict[str, str]:
+    """Python code by format. `folder` is the published one."""
     code = {}
     for name, found in proof.formats.items():
         place = str(PurePosixPath(FOLDER) / place_of(found))
-        words = {"place": place, "picture": PICTURE, "side": side, "length": student.text.context_length}
+        words: dict[str, str | int] = {
+            "place": place,
+            "picture": PICTURE,
+            "side": subject.image_size,
+            "interpolation": INTERPOLATION.upper(),
+        }
+        words |= {} if subject.text is None else {"length": subject.text.context_length}
         if name == "timm":
             code[name] = TIMM.format(**words, outputs=OF_TIMM[_kind_in_timm(folder / place_of(found))])
         elif name == "open_clip":
-            code[name] = OPEN_CLIP.format(**words)
+            own = f"{place_of(found)}/config.json".removeprefix("./") in found.files
+            imports, settled = OF_A_FOLDER if own else ("", OF_A_NAME)
+            code[name] = OPEN_CLIP.format(**words, imports=imports, settled=settled.format(**words))
         elif name == "transformers":
             with_text = "text" in found.differences
             code[name] = (TRANSFORMERS if with_text else TRANSFORMERS_VISION).format(**words)
         elif name == "tips":
             code[name] = TIPS.format(**words)
         elif name == "onnx":
-            tokenize = TOKENIZE[student.text.kind].format(**words)
+            tokenize = TOKENIZE[_kind_of_text(subject)].format(**words)
             code[name] = (ONNX + (ONNX_TEXT if tokenize else "")).format(**words, tokenize=tokenize)
     return code
+
+
+def _kind_of_text(subject: Subject) -> str:
+    if subject.text is None:
+        return "none"
+    return "tips" if isinstance(subject.text, TipsText) else "open_clip"
 
 
 def place_of(found: FormatProof) -> str:

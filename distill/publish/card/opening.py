@@ -14,23 +14,23 @@ METHODS = {"masked": " (iBOT)", "all": " (iBOT++)"}
 
 def opening(facts: Facts) -> str:
     """What it is, in one paragraph."""
-    tower, text, recipe = facts.recipe.student.image, facts.recipe.student.text, facts.recipe
-    millions = {name: f"{count / 1e6:.1f} M parameters" for name, count in facts.parameters.items()}
+    towers, recipe = facts.towers, facts.recipe
+    millions = {name: f"{count / 1e6:.1f} M parameters" for name, count in towers.parameters.items()}
     kinds = "a pair of encoders, for images and for texts" if facts.with_text else "an image encoder"
-    sizes = {"patches of {} pixels": tower.patch_size, "width {}": tower.width, "depth {}": tower.depth}
-    named = [f"`{tower.model}`", *(words.format(value) for words, value in sizes.items() if value is not None)]
+    sizes = {"patch": "patches of {} pixels", "width": "width {}", "depth": "depth {}"}
+    named = [f"`{towers.model}`", *(sizes[name].format(towers.sizes[name]) for name in sizes if name in towers.sizes)]
     of_text = ""
     if facts.with_text:
-        of_text = f" The text tower ({text.kind}, {millions['text']}) reads up to {text.context_length} tokens."
+        of_text = f" The text tower ({towers.text}, {millions['text']}) reads up to {towers.context_length} tokens."
     gives = "one token for the whole picture and one for every place of its last feature map"
-    if not facts.is_convnet:
-        gives = f"{CLS_TOKENS[tower.num_cls]} and one token for every patch"
+    if not towers.is_convnet:
+        gives = f"{CLS_TOKENS.get(towers.num_cls, f'{towers.num_cls} CLS tokens')} and one token for every patch"
+    unfinished = f", of {recipe.optim.steps:,} that the whole training has," if facts.step < recipe.optim.steps else ""
     hidden = f"{recipe.masking.ratio:.0%} of the patches hidden" if recipe.masking.ratio else "nothing hidden"
-    side = " These are the weights of that moving average." if facts.side == "teacher" else ""
     return (
         f"{facts.title} is {kinds}: {', '.join(named)} ({millions['image']}), trained at {recipe.data.image_size} × "
-        f"{recipe.data.image_size} pixels. It gives {gives}.{of_text} It was {_how(facts)} for {facts.step:,} steps of "
-        f"{recipe.data.batch_size} pictures with {hidden}; {_heard(facts)}.{side}"
+        f"{recipe.data.image_size} pixels. It gives {gives}.{of_text} {_how(facts)} for {facts.step:,} steps"
+        f"{unfinished} of {recipe.data.batch_size} pictures with {hidden}; {_heard(facts)}.{_side(facts)}"
     )
 
 
@@ -43,7 +43,8 @@ def limits(facts: Facts) -> str:
     if not facts.with_text:
         points.append("It has no text tower: pictures cannot be compared with words.")
     if facts.is_distilled:
-        points.append("What its teacher gets wrong, or has learnt from its own data, it may have taken over.")
+        origin = "the model that it started as" if facts.is_taught_teacher else "its teacher"
+        points.append(f"What {origin} gets wrong, or has learnt from its own data, it may have taken over.")
     if not facts.results:
         points.append("Nothing was measured of it.")
     points.append("It was not tested for bias, safety, or any use in which a mistake harms somebody.")
@@ -52,11 +53,23 @@ def limits(facts: Facts) -> str:
 
 def _how(facts: Facts) -> str:
     objective = facts.recipe.objective
+    teachers = " and ".join(f"`{each.name}`" for each in facts.sources if "teacher" in each.role)
+    if facts.is_taught_teacher:
+        parts = " and ".join(facts.recipe.teacher.trainable)
+        return f"It is {teachers}, of which {parts} went on learning as the teacher of a student,"
     if facts.is_distilled:
-        return f"distilled from {' and '.join(f'`{each.name}`' for each in facts.sources if 'teacher' in each.role)}"
-    return (
-        "pretrained by self-distillation" if objective.patch.weight or objective.cls.weight else "trained on captions"
-    )
+        return f"It was distilled from {teachers}"
+    if objective.patch.weight or objective.cls.weight:
+        return "It was pretrained by self-distillation"
+    return "It was trained on captions"
+
+
+def _side(facts: Facts) -> str:
+    """Whose weights these are, where they are not the student's."""
+    if facts.side == "student" or facts.is_taught_teacher:
+        return ""
+    text = " beside the text tower as it was trained, which has no average" if facts.with_text else ""
+    return f" These are the weights of the moving average of the image tower, its momentum teacher{text}."
 
 
 def _heard(facts: Facts) -> str:

@@ -11,10 +11,11 @@ from distill.publish.card.measured import shown
 from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
 from distill.publish.card.sources import Source, leaves
 from distill.publish.proof.record import Proof
+from distill.publish.student import Subject
 
 MOVED = (
-    "open_clip finds the sizes of the image tower where `vision_cfg.timm_model_name` of open_clip_config.json says: "
-    "where the folder is moved, write `local-dir:` and its new place there."
+    "open_clip makes this image tower, whose sizes are none of timm's own, of the config.json beside its own, and has "
+    "to be told where that is: hence `vision_cfg`."
 )
 PAPER = """\
 @inproceedings{tipsv2,
@@ -47,13 +48,13 @@ def details(title: str, text: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
-def loading(facts: Facts, proof: Proof, folder: Path) -> str:
+def loading(subject: Subject, proof: Proof, folder: Path) -> str:
     """Every block is complete; `FOLDER` and `PICTURE` stand for the reader's own."""
     said = (
         f'`{FOLDER}` is this folder: a local path, or what `huggingface_hub.snapshot_download("OWNER/NAME")` returns. '
         f"`{PICTURE}` is any picture. None of it needs the toolkit that trained the model."
     )
-    found = blocks(folder, proof, student=facts.recipe.student, side=facts.recipe.data.image_size)
+    found = blocks(folder, proof, subject=subject)
     parts = [said, *(f"**{name}**\n\n```python\n{code}```" for name, code in found.items())]
     if "open_clip" in proof.formats and "open_clip/config.json" in proof.formats["open_clip"].files:
         parts.append(MOVED)
@@ -128,9 +129,11 @@ def proven(proof: Proof) -> str:
     said = (
         f"Weights are stored in {proof.dtype}. Every format was loaded by its own library, in a process without the "
         f"toolkit that trained the model, and compared with the student on {proof.num_pictures} {proof.pictures}, at "
-        f"{proof.image_size} pixels,{texts}. The largest absolute differences, none of which may exceed "
+        f"{proof.image_size} pixels{texts}. The largest absolute differences, none of which may exceed "
         f"{proof.tolerance:.0e}, are below: of tokens and texts against the length of the student's vector, of logits "
-        "as cosines; `wide` are pictures of another size. All of it is in `proof.json`."
+        "as cosines; `wide` are pictures of another size. `photo pixels` are photos that are no squares, in [0, 1], as "
+        f"the library prepares them: whole, stretched to a square, bilinear (at most {proof.pixel_tolerance:.3f}, as "
+        "libraries round in places of their own); `photo cls` is what it says of them. All of it is in `proof.json`."
     )
     parts = [said, table(["", *proof.formats], rows)]
     if proof.rounding:
@@ -149,10 +152,11 @@ def training(facts: Facts) -> str:
         short, what = found
         parts.append(details("What the fingerprint is the SHA-256 of, shortened", f"```json\n{json.dumps(what)}\n```"))
         told = f"has, as this is written, the fingerprint `{short}`"
+    sums = " and of ".join(f"{name} `{value}`" for name, value in facts.sums.items())
     points = [
         f"- Data: {data_in_words(recipe.data)}; it {told}.",
         f"- Recipe: every setting is in [recipe.yaml](recipe.yaml); seed {recipe.seed}. {_stands_on(facts)}",
-        f"- Checkpoint: step {facts.step:,}, SHA-256 `{facts.weights_sha256}`.",
+        f"- Checkpoint: step {facts.step:,}; SHA-256 of {sums}.",
     ]
     if facts.summary:
         where, minutes = facts.summary["environment"], facts.summary["seconds"] / 60

@@ -13,6 +13,7 @@ from distill.publish.card.metadata import metadata
 from distill.publish.card.provenance import published_recipe
 from distill.publish.card.sources import licences_of, sources_of
 from distill.publish.proof.record import Proof
+from distill.publish.student import Subject
 from distill.train.checkpoint import find
 from distill.train.journal import whole, write_atomically
 
@@ -34,9 +35,8 @@ def choose_licence(checkpoint: Path, *, licence: str | None = None) -> Choice:
 def write_card(
     folder: Path,
     *,
-    checkpoint: Path,
+    subject: Subject,
     proof: Proof,
-    side: str = "student",
     licence: str | None = None,
     licence_text: Path | None = None,
     picture: Path | None = None,
@@ -45,12 +45,12 @@ def write_card(
 ) -> None:
     """README.md with the hub's metadata; recipe.yaml; copies of `picture` (features.png), `licence_text` (LICENSE).
 
-    `checkpoint` is a run or checkpoint folder, `licence` the student's (None: what its sources ask for), `page` the
-    recipe page that the run stands on where it does not come with distill, `datasets` names on the hub. A features.png
+    `licence` is what it is published under (None: what its sources ask for), `page` the recipe page that the run
+    stands on where that does not come with distill, `datasets` names on the hub. A features.png
     that the folder holds already is shown too. Raises ValueError as `choose_licence` does, and for a picture that is no
     PNG or a page that cannot be read.
     """
-    facts = gather(checkpoint, side=side, licence=licence, page=page)
+    facts = gather(subject, licence=licence, page=page)
     if picture is not None:
         content = picture.read_bytes()
         if not content.startswith(PNG):
@@ -61,7 +61,7 @@ def write_card(
     write_atomically(folder / RECIPE, published_recipe(facts.recipe))
     parts = {
         "": opening.opening(facts),
-        "Load it": sections.loading(facts, proof, folder),
+        "Load it": sections.loading(subject, proof, folder),
         "What it learnt from": sections.learnt_from(facts),
         "Licence": sections.licence(facts),
         "Measured": sections.evaluation(facts),

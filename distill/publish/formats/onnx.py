@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distill.contracts import ImageEncoder, TextEncoder
 from distill.encoders.text_tips import TipsText
-from distill.publish.student import Subject
+from distill.publish.student import INTERPOLATION, RESIZE_MODE, Subject
 
 IMAGE, TEXT, CONFIG, TOKENIZER = "image.onnx", "text.onnx", "config.json", "tokenizer.model"
 LARGEST = 1_500_000_000
@@ -54,6 +54,8 @@ def write(subject: Subject, folder: Path) -> None:
         "image_size": subject.image_size,
         "patch_size": subject.image.patch_size,
         "any_size": free_sides,
+        "resize_mode": RESIZE_MODE,
+        "interpolation": INTERPOLATION,
         "num_cls": subject.image.num_cls,
         "width": subject.image.width,
     }

@@ -1,9 +1,9 @@
 """open_clip: both towers as `open_clip.create_model_and_transforms("local-dir:FOLDER")` builds them.
 
 The image tower is open_clip's TimmModel, which makes models of timm by name and gives them no arguments. A tower whose
-sizes are not those of the name is therefore named by the place of a config.json of timm, `local-dir:` and the folder
-itself, which has to be written anew when the folder moves (`settle`); on the hub it is `hf-hub:` and the name of the
-model there.
+sizes are not those of the name is therefore named by the place of a config.json of timm, which lies in the folder
+itself. As no file can know where its folder is going to be, whoever loads it says so; on the hub it is `hf-hub:` and
+the name of the model there.
 """
 
 import json
@@ -16,11 +16,13 @@ from distill.encoders.convnet import TimmConvNet
 from distill.encoders.text_open_clip import OpenClipText
 from distill.encoders.timm_names import timm_input_size
 from distill.publish.formats import timm
-from distill.publish.student import Dtype, Subject
+from distill.publish.student import INTERPOLATION, RESIZE_MODE, Dtype, Subject
 from distill.publish.weights import save
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
+HERE = "local-dir:."
+"""The folder itself: true where it is the working directory; elsewhere `vision_cfg` is given with its place."""
 GIVEN_ANYWAY = ("num_classes", "global_pool", "in_chans", "dynamic_img_size")
 """Arguments of the tower that open_clip sets itself, or whose default does as well at the size of training."""
 
@@ -43,7 +45,7 @@ def write(subject: Subject, folder: Path, *, dtype: Dtype) -> None:
     name, arguments = timm.described(subject.image)
     if not is_named(subject):
         timm.write_config(subject, folder)
-        name = f"local-dir:{folder.resolve()}"
+        name = HERE
     model = {
         "embed_dim": subject.image.width,
         "vision_cfg": {
@@ -61,8 +63,8 @@ def write(subject: Subject, folder: Path, *, dtype: Dtype) -> None:
     pixels = {
         "mean": subject.mean,
         "std": subject.std,
-        "interpolation": timm.interpolation(subject.image),
-        "resize_mode": "shortest",
+        "interpolation": INTERPOLATION,
+        "resize_mode": RESIZE_MODE,
     }
     page = {"model_cfg": model, "preprocess_cfg": pixels}
     (folder / CONFIG).write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
@@ -80,18 +82,6 @@ def is_named(subject: Subject) -> bool:
     own = {key: value for key, value in arguments.items() if key not in GIVEN_ANYWAY}
     native = (timm_input_size(name),) * 2
     return not {key for key, value in own.items() if key != "img_size" or tuple(value) != native}
-
-
-def settle(folder: Path, *, place: str) -> None:
-    """Write where the folder's config.json of timm is to be found: `local-dir:` and a path, or `hf-hub:` and a name.
-
-    Nothing is done where the tower has a name of timm's.
-    """
-    page = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    vision = page["model_cfg"]["vision_cfg"]
-    if ":" in vision["timm_model_name"]:
-        vision["timm_model_name"] = place
-        (folder / CONFIG).write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
 
 
 def _text_cfg(text: OpenClipText) -> dict[str, int]:

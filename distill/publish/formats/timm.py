@@ -7,11 +7,10 @@ from typing import Any
 import timm
 import torch
 from timm.models import get_model_args
-from torch import nn
 
 from distill.encoders.convnet import TimmConvNet
 from distill.encoders.vit import TimmViT
-from distill.publish.student import Dtype, Subject
+from distill.publish.student import INTERPOLATION, RESIZE_MODE, Dtype, Subject
 from distill.publish.weights import save
 
 FEATURES = {"features_only": True, "out_indices": [-1]}
@@ -69,9 +68,9 @@ def write_config(subject: Subject, folder: Path) -> None:
         "custom_load": False,
         "input_size": [3, size, size],
         "fixed_input_size": False,
-        "interpolation": interpolation(subject.image),
+        "interpolation": INTERPOLATION,
         "crop_pct": 1.0,
-        "crop_mode": "center",
+        "crop_mode": RESIZE_MODE,
         "mean": subject.mean,
         "std": subject.std,
         "num_classes": 0,
@@ -85,11 +84,6 @@ def write_config(subject: Subject, folder: Path) -> None:
     page["model_args"] = {key: value for key, value in arguments.items() if key != "num_classes"}
     page["pretrained_cfg"] = weights
     (folder / "config.json").write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
-
-
-def interpolation(tower: nn.Module) -> str:
-    """How pictures are resized for it: TIPSv2's are bilinear, all others bicubic as in training."""
-    return tower.interpolation if isinstance(tower, TimmViT) else "bicubic"
 
 
 def tags(subject: Subject) -> list[str]:

@@ -26,8 +26,8 @@ CONTEXT_LENGTH = 64
 PROBES = ("a red circle", "two small dogs, and a cat!", "7 × Äpfel")
 """Texts by which tokenizers are told apart."""
 WRAPPER = "timm_wrapper"
-BILINEAR, BICUBIC = 2, 3
-"""Pillow's numbers."""
+BILINEAR = 2
+"""Pillow's number."""
 
 
 def refusal(subject: Subject) -> str | None:
@@ -204,7 +204,7 @@ def _write_processor(subject: Subject, folder: Path, kind: str) -> None:
         "image_processor_type": "Tipsv2ImageProcessor" if kind.startswith("tipsv2") else "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": side, "width": side},
-        "resample": BILINEAR if timm.interpolation(subject.image) == "bilinear" else BICUBIC,
+        "resample": BILINEAR,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": with_statistics,

@@ -21,9 +21,13 @@ from distill.publish.student import Subject
 
 TOLERANCE = 1e-5
 """Worst measured (tests/test_publish.py): 1.9e-6, by ONNX."""
+PIXEL_TOLERANCE = 2 / 255
+"""Of prepared pixels in [0, 1]. Worst measured: WORST, as libraries round to whole numbers, some of them twice; with
+another interpolation, another part of the picture or no antialiasing it is above 0.1."""
 SCRIPTS = Path(__file__).parent / "scripts"
 IMAGE, BOTH = ("cls", "cls2", "patches"), ("text", "logits")
-VECTORS = ("cls", "cls2", "patches", "text", "wide_cls", "wide_patches")
+PHOTOS, WIDE = ("photo_pixels", "photo_cls"), ("wide_cls", "wide_patches")
+VECTORS = ("cls", "cls2", "patches", "text", "photo_cls", *WIDE)
 """Quantities whose difference is measured against the length of the student's own vector."""
 
 
@@ -114,17 +118,54 @@ def _run(name: str, words: list[str], place: str) -> dict[str, str]:
 
 def _compared(name: str, case: Case, answer: dict[str, Tensor], said: dict[str, str]) -> Found:
     expected = questions.expected(case.questions, case.subject)
-    needed = {*IMAGE, *BOTH} if case.with_text else {*IMAGE}
-    missing = sorted((needed & expected.keys()) - answer.keys())
+    missing = sorted((needed(name, case) & {*expected, *PHOTOS}) - answer.keys())
     if missing:
         raise Mismatch(f"the {name} format gives no {missing[0]}")
+    if "photo_pixels" in answer:
+        answer = answer | {"photo_pixels": _in_unit_range(name, case.subject, answer["photo_pixels"])}
+        expected |= _of_photos(case, answer["photo_pixels"])
     worst = differences(answer, expected, temperature=case.subject.temperature)
-    wrong = {quantity: value for quantity, value in worst.items() if not value <= TOLERANCE}
+    wrong = {quantity: value for quantity, value in worst.items() if not value <= allowed(quantity)}
     if wrong:
         by = {quantity: "shape" if value == float("inf") else f"{value:.2g}" for quantity, value in wrong.items()}
         listed = ", ".join(f"{quantity} by {how}" for quantity, how in by.items())
         raise Mismatch(
             f"what {said['library']} {said['version']} makes of the {name} format is not the student: it differs in "
-            f"{listed}, and at most {TOLERANCE:g} is allowed"
+            f"{listed}, and at most {allowed(next(iter(wrong))):.2g} is allowed"
         )
     return Found(differences=worst, **said)
+
+
+def needed(name: str, case: Case) -> set[str]:
+    """What the format has to answer, of what the student can be asked."""
+    asked = {*IMAGE, *BOTH} if case.with_text else {*IMAGE}
+    if name == "tips":  # its files say nothing of how pictures are prepared, and no pipeline reads them
+        return asked
+    page = {}
+    if name in ("onnx", "transformers"):
+        page = json.loads((case.folder / "config.json").read_text(encoding="utf-8"))
+    if name == "transformers" and not page.get("model_args", {}).get("features_only"):
+        asked |= {"feature_pipeline", "zero_shot_pipeline"} if case.with_text else {"feature_pipeline"}
+    return asked | {*PHOTOS} | ({*WIDE} if page.get("any_size") else set())
+
+
+def allowed(quantity: str) -> float:
+    """The largest difference that a publication survives."""
+    return PIXEL_TOLERANCE if quantity == "photo_pixels" else TOLERANCE
+
+
+def _in_unit_range(name: str, subject: Subject, pixels: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b 3 S S"]:
+    """Prepared pixels without the statistics, which ONNX has inside of its graph."""
+    if name == "onnx":
+        return pixels
+    mean, std = (torch.tensor(values)[:, None, None] for values in (subject.mean, subject.std))
+    return pixels * std + mean
+
+
+@torch.no_grad()
+def _of_photos(case: Case, pixels: Tensor) -> dict[str, Tensor]:
+    """How photos are prepared, and what the student says of the pixels that the library made of them."""
+    wanted = questions.prepared(case.questions, case.subject)
+    if pixels.shape != wanted.shape:
+        return {"photo_pixels": wanted}
+    return {"photo_pixels": wanted, "photo_cls": case.subject.image(pixels).cls[:, 0]}

@@ -1,6 +1,6 @@
 """What the student and every published format are asked: pictures and texts, handed over as files.
 
-Legend: B pictures, C CLS tokens, N patches, T texts, L tokens of a text, D width, S side.
+Legend: B and b pictures, C CLS tokens, N patches, T texts, L tokens of a text, D width, S side.
 """
 
 import json
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 
 from distill.data.scenes import SceneWorld
 from distill.eval.pictures.datasets import SceneCaptions, read_square, spread
@@ -32,11 +32,14 @@ NUM_SHORT = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """Pictures at the side the student was trained at, so that no library has anything to resize."""
+    """Pictures for the towers alone, and pictures that a library has to prepare first."""
 
     pictures: UInt8[Tensor, "B S S 3"]
+    """At the side the student was trained at, so that no library has anything to resize."""
     wide: UInt8[Tensor, "b H W 3"]
-    """Two pictures of another size, neither side like the other."""
+    """Two pictures of another size, neither side like the other, which towers take as they are."""
+    photos: UInt8[Tensor, "b h w 3"]
+    """Two larger pictures that are no squares: every library has to make them what the student was trained on."""
     about: str
     """Which pictures they are, in words."""
 
@@ -53,18 +56,25 @@ def ask(subject: Subject, photos: Path | None) -> Questions:
             raise ValueError(f"--photos {photos} holds no pictures ({', '.join(SUFFIXES)})")
         chosen = [files[number] for number in spread(len(files), NUM_PICTURES)]
         pixels, about = torch.stack([read_square(file, side) for file in chosen]), f"photos of the folder {photos.name}"
+        large = torch.stack([read_square(file, 3 * side) for file in chosen[:2]])
     elif subject.recipe.data.source == "scenes":
-        world = SceneWorld(subject.recipe.data.scenes, side)
-        pixels, about = SceneCaptions(world, "alt", NUM_PICTURES).pixels(0, NUM_PICTURES), "held-out scenes"
+        pixels, large = _scenes(subject, side, NUM_PICTURES), _scenes(subject, 3 * side, 2)
+        about = "held-out scenes"
     else:
         raise ValueError("the run's data set has no held-out pictures of its own: name a folder of some with --photos")
-    wide = torch.nn.functional.interpolate(pixels[:2], (side + patch, side + 2 * patch), mode="bilinear")
-    return Questions(pictures=_stored(pixels), wide=_stored(wide), about=about)
+    wide = interpolate(pixels[:2], (side + patch, side + 2 * patch), mode="bilinear")
+    photos = large[:, :, : 2 * side + 1]
+    return Questions(pictures=_stored(pixels), wide=_stored(wide), photos=_stored(photos), about=about)
+
+
+def _scenes(subject: Subject, side: int, number: int) -> Float[Tensor, "B 3 S S"]:
+    world = SceneWorld(subject.recipe.data.scenes, side)
+    return SceneCaptions(world, "alt", number).pixels(0, number)
 
 
 def write(questions: Questions, subject: Subject, folder: Path) -> None:
     """pictures.safetensors and texts.json."""
-    tensors = {"pictures": questions.pictures, "wide": questions.wide}
+    tensors = {"pictures": questions.pictures, "wide": questions.wide, "photos": questions.photos}
     if subject.text is not None:
         tensors["ids"] = subject.text.tokenize(list(TEXTS))
     save_file(tensors, folder / "pictures.safetensors")
@@ -86,6 +96,12 @@ def expected(questions: Questions, subject: Subject) -> dict[str, Float[Tensor, 
         said["zero_shot_pipeline"] = logits[0, :NUM_SHORT].softmax(dim=0)
         said["logits"] = logits + (subject.logit_bias or 0)
     return said
+
+
+def prepared(questions: Questions, subject: Subject) -> Float[Tensor, "b 3 S S"]:
+    """The photos as the student was meant to see them: whole, stretched to a square (bilinear, antialiased)."""
+    side = (subject.image_size,) * 2
+    return interpolate(_pixels(questions.photos), side, mode="bilinear", antialias=True)
 
 
 def _stored(pixels: Float[Tensor, "B 3 H W"]) -> UInt8[Tensor, "B H W 3"]:

@@ -21,7 +21,8 @@ class FormatProof:
     differences: dict[str, float]
     """Worst absolute difference from the student with the same weights, in float32, by quantity: `cls`, `cls2`,
     `patches`, `text` (each divided by the length of the student's vector), `logits` (times the temperature: cosines),
-    `wide_cls` and `wide_patches` (of pictures of another size), `feature_pipeline`, `zero_shot_pipeline`."""
+    `wide_cls` and `wide_patches` (of pictures of another size), `feature_pipeline`, `zero_shot_pipeline`; of two photos
+    that are no squares `photo_pixels`, what the library makes of them in [0, 1], and of these pixels `photo_cls`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,9 @@ class Proof:
     """Their side, pixels."""
     num_texts: int
     tolerance: float
-    """What no difference exceeds."""
+    """What no difference exceeds, save `photo_pixels`."""
+    pixel_tolerance: float
+    """What `photo_pixels` does not exceed: libraries round to whole numbers in places of their own."""
 
 
 def write(proof: Proof, folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 
@@ -28,6 +29,13 @@ def in_unit_range(pictures: np.ndarray) -> np.ndarray:
     return pictures.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
 
+def resized(picture: np.ndarray, settings: dict) -> np.ndarray:
+    """[h, w, 3] as [H, W, 3]: the whole picture at the side of training."""
+    assert settings["resize_mode"] == "squash"
+    side, how = settings["image_size"], Image.Resampling[settings["interpolation"].upper()]
+    return np.asarray(Image.fromarray(picture).resize((side, side), how))
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
@@ -39,6 +47,8 @@ def answer(folder: str, questions: Path) -> dict[str, np.ndarray]:
     answers = {"cls": cls[:, 0], "patches": patches}
     if cls.shape[1] > 1:
         answers["cls2"] = cls[:, 1]
+    answers["photo_pixels"] = in_unit_range(np.stack([resized(each, settings) for each in stored["photos"]]))
+    answers["photo_cls"] = image.run(None, {"pixels": answers["photo_pixels"]})[0][:, 0]
     if settings["any_size"]:
         wide = image.run(None, {"pixels": in_unit_range(stored["wide"])})
         answers |= {"wide_cls": wide[0][:, 0], "wide_patches": wide[1]}

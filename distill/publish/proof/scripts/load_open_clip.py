@@ -12,18 +12,26 @@ from safetensors.torch import load_file, save_file
 
 def load(folder: str):
     """The model, what a picture has to go through before it, and the tokenizer."""
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    page = json.loads((Path(folder) / "open_clip_config.json").read_text(encoding="utf-8"))
+    vision = page["model_cfg"]["vision_cfg"]
+    if vision["timm_model_name"] == "local-dir:.":
+        vision["timm_model_name"] = f"local-dir:{folder}"
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", vision_cfg=vision)
     return model.eval(), preprocess, open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
 @torch.no_grad()
 def answer(folder: str, questions: Path) -> dict[str, torch.Tensor]:
     model, preprocess, tokenizer = load(folder)
-    pictures = load_file(questions / "pictures.safetensors")["pictures"]
+    stored = load_file(questions / "pictures.safetensors")
     texts = json.loads((questions / "texts.json").read_text(encoding="utf-8"))
-    pixels = torch.stack([preprocess(Image.fromarray(picture.numpy())) for picture in pictures])
+    pixels, photos = (
+        torch.stack([preprocess(Image.fromarray(picture.numpy())) for picture in stored[name]])
+        for name in ("pictures", "photos")
+    )
     cls, text = model.encode_image(pixels), model.encode_text(tokenizer(texts))
     answers = {"cls": cls, "text": text, "logits": model.get_logits(pixels, tokenizer(texts))[0]}
+    answers |= {"photo_pixels": photos, "photo_cls": model.encode_image(photos)}
     trunk = model.visual.trunk
     tokens = trunk.forward_features(pixels)
     if tokens.ndim == 4:  # a feature map: every place is pooled as if it were a picture

@@ -20,19 +20,26 @@ def load(folder: str):
 @torch.no_grad()
 def answer(folder: str, questions: Path) -> dict[str, torch.Tensor]:
     model, transform = load(folder)
-    pictures = load_file(questions / "pictures.safetensors")["pictures"]
-    pixels = torch.stack([transform(Image.fromarray(picture.numpy())) for picture in pictures])
-    found = model(pixels)
+    stored = load_file(questions / "pictures.safetensors")
+    pixels, photos = (
+        torch.stack([transform(Image.fromarray(picture.numpy())) for picture in stored[name]])
+        for name in ("pictures", "photos")
+    )
+    found, of_photos = model(pixels), model(photos)
     if isinstance(found, list):  # a network that ends at its last feature map
-        return {"cls": found[-1].mean((2, 3)), "patches": found[-1].flatten(2).transpose(1, 2)}
+        answers = {"cls": found[-1].mean((2, 3)), "patches": found[-1].flatten(2).transpose(1, 2)}
+        return answers | {"photo_pixels": photos, "photo_cls": of_photos[-1].mean((2, 3))}
+    return of_tokens(model, pixels) | {"cls": found, "photo_pixels": photos, "photo_cls": of_photos}
+
+
+def of_tokens(model, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Patches, and the second CLS token where there is one."""
     tokens = model.forward_features(pixels)
     if tokens.ndim == 4:  # a feature map: every place is pooled as if it were a picture
         places = tokens.permute(0, 2, 3, 1)
-        return {
-            "cls": found,
-            "patches": model.forward_head(places.reshape(-1, places.shape[-1], 1, 1)).view_as(places.flatten(1, 2)),
-        }
-    answers = {"cls": found, "patches": tokens[:, model.num_prefix_tokens :]}
+        alone = model.forward_head(places.reshape(-1, places.shape[-1], 1, 1))
+        return {"patches": alone.view_as(places.flatten(1, 2))}
+    answers = {"patches": tokens[:, model.num_prefix_tokens :]}
     if model.num_prefix_tokens > 1:
         answers["cls2"] = tokens[:, 1]
     return answers

@@ -22,13 +22,24 @@ def load(folder: str):
 @torch.no_grad()
 def answer(folder: str, questions: Path) -> dict[str, torch.Tensor]:
     model, processor = load(folder)
-    stored = load_file(questions / "pictures.safetensors")["pictures"]
-    pictures = [Image.fromarray(picture.numpy()) for picture in stored]
+    stored = load_file(questions / "pictures.safetensors")
+    pictures, photos = ([Image.fromarray(one.numpy()) for one in stored[name]] for name in ("pictures", "photos"))
     if model.config.model_type == "tipsv2":
         texts = json.loads((questions / "texts.json").read_text(encoding="utf-8"))
-        return of_pair(model, processor, pictures, texts) | pipelines(folder, pictures[0], texts[:3])
-    vision = model(processor(images=pictures, return_tensors="pt")["pixel_values"])
-    return of_tokens(model, vision) | pipelines(folder, pictures[0])
+        answers = of_pair(model, processor, pictures, texts)
+        answers |= of_photos(model.vision_model, processor.image_processor, photos)
+        return answers | feature_pipeline(folder, pictures[0]) | zero_shot_pipeline(folder, pictures[0], texts[:3])
+    answers = of_tokens(model, model(processor(images=pictures, return_tensors="pt")["pixel_values"]))
+    answers |= of_photos(model, processor, photos)
+    if model.config.model_type == "timm_wrapper" and (model.config.model_args or {}).get("features_only"):
+        return answers  # a network of timm that ends at its last feature map pools nothing, and has no pipeline
+    return answers | feature_pipeline(folder, pictures[0], pool=True)
+
+
+def of_photos(model, processor, photos: list) -> dict[str, torch.Tensor]:
+    """Pictures of another size than the training's, as they go in, and their first CLS token."""
+    pixels = processor(images=photos, return_tensors="pt")["pixel_values"]
+    return {"photo_pixels": pixels, "photo_cls": of_tokens(model, model(pixels))["cls"]}
 
 
 def of_pair(model, processor, pictures: list, texts: list[str]) -> dict[str, torch.Tensor]:
@@ -59,19 +70,17 @@ def of_tokens(model, found) -> dict[str, torch.Tensor]:
     return answers | ({"cls2": tokens[:, 1]} if prefix > 1 else {})
 
 
-def pipelines(folder: str, picture, texts: list[str] | None = None) -> dict[str, torch.Tensor]:
-    """What the pipelines make of one picture: its feature of unit length, and the probability of each text."""
-    pooled = {"pool": True} if texts is None else {}  # of a pair the pipeline gives the picture's feature anyway
+def feature_pipeline(folder: str, picture, **pooled: bool) -> dict[str, torch.Tensor]:
+    """What the pipeline makes of one picture, of unit length; of a pair it gives the picture's feature anyway."""
     features = pipeline("image-feature-extraction", folder, dtype=torch.float32, **pooled)
-    try:
-        answers = {"feature_pipeline": normalize(torch.as_tensor(features(picture, return_tensors=True)), dim=-1)}
-    except ValueError:  # a network of timm that ends at its last feature map pools nothing
-        answers = {}
-    if texts is None:
-        return answers
+    return {"feature_pipeline": normalize(torch.as_tensor(features(picture, return_tensors=True)), dim=-1)}
+
+
+def zero_shot_pipeline(folder: str, picture, texts: list[str]) -> dict[str, torch.Tensor]:
+    """The probability of each text."""
     zero_shot = pipeline("zero-shot-image-classification", folder, dtype=torch.float32)
     scores = {one["label"]: one["score"] for one in zero_shot(picture, texts, hypothesis_template="{}")}
-    return answers | {"zero_shot_pipeline": torch.tensor([scores[text] for text in texts])}
+    return {"zero_shot_pipeline": torch.tensor([scores[text] for text in texts])}
 
 
 if __name__ == "__main__":
