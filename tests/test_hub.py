@@ -173,6 +173,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(found))
     found.address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", found.address)
+    template = "{repo_id}/resolve/{revision}/{filename}"  # made of the address when the library was imported
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{found.address}/{template}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield found
