@@ -75,6 +75,7 @@ def proof_of(folder: Path, formats: dict[str, bool]) -> Proof:
         differences = {"cls": 1e-7, "patches": 2e-6} | ({"text": 3e-7, "logits": 4e-7} if with_text else {})
         proven[name] = FormatProof(
             files=tuple(path.relative_to(folder).as_posix() for path in files),
+            sha256=("0" * 64,) * len(files),
             bytes=sum(path.stat().st_size for path in files),
             library=name,
             version="1.0",
@@ -167,7 +168,9 @@ def test_the_metadata_are_those_of_the_hub(runs: dict[str, Path], tmp_path: Path
 
 def test_the_library_is_named_whose_files_lie_at_the_top(runs: dict[str, Path], tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_vit", "model_args": {}}))
-    found = FormatProof(files=("config.json",), bytes=1, library="timm", version="1", differences={"cls": 0.0})
+    found = FormatProof(
+        files=("config.json",), sha256=("0" * 64,), bytes=1, library="timm", version="1", differences={"cls": 0.0}
+    )
     proof = replace(nothing_compared(), formats={"timm": found})
     write_card(tmp_path, subject=load_subject(runs["captions"], side="student"), proof=proof)
     assert ModelCard.load(tmp_path / "README.md").data.library_name == "timm"

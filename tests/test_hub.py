@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Hub:
     repos: dict[str, bool] = field(default_factory=dict)
     committed: dict[str, bytes] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
+    deleted: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     refuses: int | None = None
     """Status for everything."""
@@ -77,11 +79,30 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if self.is_refused():
                 return
+            if "/resolve/" in self.path:
+                self.resolve(self.path.partition("/resolve/")[2].partition("/")[2])
+                return
             name = self.path.removeprefix("/api/models/").partition("?")[0]
             if name not in hub.repos:
                 self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
                 return
-            self.answer(200, {"id": name, "private": hub.repos[name], "siblings": []})
+            siblings = [{"rfilename": file} for file in hub.committed]
+            self.answer(200, {"id": name, "private": hub.repos[name], "sha": "1" * 40, "siblings": siblings})
+
+        def do_HEAD(self) -> None:
+            if not self.is_refused():
+                self.resolve(self.path.partition("/resolve/")[2].partition("/")[2])
+
+        def resolve(self, name: str) -> None:
+            """A file as it lies there."""
+            content = hub.committed[name]
+            self.send_response(200)
+            self.send_header("ETag", hashlib.sha1(content).hexdigest())
+            self.send_header("X-Repo-Commit", "1" * 40)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
 
         def do_PUT(self) -> None:
             content = self.read()
@@ -133,6 +154,9 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     hub.committed[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     hub.committed[value["path"]] = hub.stored[value["oid"]]
+                elif line["key"] == "deletedFile":
+                    hub.deleted.append(value["path"])
+                    del hub.committed[value["path"]]
             self.answer(200, {"commitUrl": f"{hub.address}/{REPO}/commit/1", "commitOid": "1" * 40})
 
     return Handler
@@ -149,6 +173,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(found))
     found.address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", found.address)
+    template = "{repo_id}/resolve/{revision}/{filename}"  # made of the address when the library was imported
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{found.address}/{template}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield found
@@ -157,7 +183,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     thread.join()
 
 
-def published(folder: Path, *, licence: str = "mit", place: str = "") -> Path:
+def published(folder: Path, *, licence: str = "mit", place: str = "", texts_wanted: tuple[str, ...] = ()) -> Path:
     """A folder such as a publication writes, with two formats."""
     vision = {"timm_model_name": place or "vit_tiny_patch16_224"}
     contents = {
@@ -176,9 +202,10 @@ def published(folder: Path, *, licence: str = "mit", place: str = "") -> Path:
     for name in ("timm", "open_clip"):
         files = tuple(file for file in contents if file.startswith(f"{name}/"))
         size = sum(len(contents[file]) for file in files)
-        formats[name] = FormatProof(files=files, bytes=size, library=name, version="1", differences={"cls": 0.0})
+        found = {"bytes": size, "sha256": tuple(hashlib.sha256(contents[file]).hexdigest() for file in files)}
+        formats[name] = FormatProof(files=files, library=name, version="1", differences={"cls": 0.0}, **found)
     about = {"dtype": "fp32", "num_pictures": 1, "pictures": "one", "image_size": 64, "num_texts": 0}
-    proof = Proof(formats=formats, tolerance=1e-5, pixel_tolerance=0.01, **about)
+    proof = Proof(formats=formats, tolerance=1e-5, pixel_tolerance=0.01, texts_wanted=texts_wanted, **about)
     write(proof, folder)
     return folder
 
@@ -331,10 +358,11 @@ def test_missing_changed_and_linked_files_stop_the_upload(tmp_path: Path):
     (folder / "timm/model.safetensors").symlink_to("/etc/hostname")
     with pytest.raises(ValueError, match="is a link"):
         written_files(folder)
-    folder = published(tmp_path / "changed")
-    (folder / "timm/model.safetensors").write_bytes(WEIGHTS[:-1])
-    with pytest.raises(ValueError, match="the files of timm have changed since they were compared"):
-        written_files(folder)
+    for name, changed in (("cut", WEIGHTS[:-1]), ("changed", bytes(len(WEIGHTS)))):
+        folder = published(tmp_path / name)
+        (folder / "timm/model.safetensors").write_bytes(changed)
+        with pytest.raises(ValueError, match=r"timm/model\.safetensors has changed since it was compared"):
+            written_files(folder)
 
 
 @pytest.mark.parametrize("name", ["vit", "a/b/c", "some one/vit", "/etc/passwd", "../vit", ""])
@@ -349,6 +377,29 @@ def test_a_licence_that_wants_its_text_along_gets_it(tmp_path: Path):
         prepare(folder, REPO, private=True)
     (folder / "LICENSE").write_text("DINOv3 License")
     assert "LICENSE" in prepare(folder, REPO, private=True).files
+
+
+def test_a_teachers_licence_wants_its_text_along_under_another_licence_too(tmp_path: Path):
+    folder = published(tmp_path / "out", licence="mit", texts_wanted=("NVIDIA Open Model License",))
+    with pytest.raises(ValueError, match=r"NVIDIA Open Model License asks for a copy of its text"):
+        prepare(folder, REPO, private=True)
+
+
+def test_an_update_deletes_what_the_publication_before_wrote(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture):
+    before, now = published(tmp_path / "before"), published(tmp_path / "now")
+    assert push(before, REPO, really=True, say=lambda line: None)
+    hub.committed |= {"notes.md": b"by hand", ".gitattributes": b"of the hub"}
+    page = json.loads((now / "proof.json").read_text())
+    del page["formats"]["open_clip"]
+    (now / "proof.json").write_text(json.dumps(page))
+    shutil.rmtree(now / "open_clip")
+    assert cli.main(words(now, "--update")) == 0
+    assert "is deleted then, other files stay and are named" in capsys.readouterr().out and not hub.deleted
+    assert cli.main(words(now, "--upload", "--update")) == 0
+    said = capsys.readouterr().out
+    assert sorted(hub.deleted) == ["open_clip/config.json", "open_clip/open_clip_config.json"]
+    assert {*hub.committed} == {*written_files(now), "notes.md", ".gitattributes"}
+    assert "warning: stays, and no publication wrote it: notes.md" in said and ".gitattributes" not in said
 
 
 def test_weights_without_a_licence_go_with_a_warning(tmp_path: Path):

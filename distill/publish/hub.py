@@ -5,13 +5,14 @@ here and never printed.
 """
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -22,11 +23,14 @@ from huggingface_hub.errors import (
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
 
+from distill.encoders.weights import sha256_of_weights
 from distill.publish.card import FILES as OF_THE_CARD
 from distill.publish.card.licences import NOT_CHOSEN, wants_copy
 from distill.publish.proof.record import FILE as PROOF
 
 CARD, LICENCE = "README.md", "LICENSE"
+ATTRIBUTES = ".gitattributes"
+"""The hub's own."""
 OPEN_CLIP, TIMM = "open_clip_config.json", "config.json"
 SHOWN = 40
 """Files that are listed one by one."""
@@ -76,21 +80,29 @@ def push(
     prepared = prepare(folder, repo, private=private)
     say(str(prepared))
     if not really:
+        if update:
+            say("what lies in the repository is looked at with --upload: what its last publication wrote and this one "
+                "does not is deleted then, other files stay and are named")  # fmt: skip
         say("nothing was sent; give the same command with --upload to send it")
         return None
     if get_token() is None:
         raise ValueError("there is no token of the hub on this machine: `hf auth login` stores one, HF_TOKEN sets one")
     api = HfApi(endpoint=endpoint)
     with _in_one_sentence(repo, api.endpoint):
-        if not (update and _is_there(api, repo, private=private)):
+        old = Old()
+        if update and _is_there(api, repo, private=private):
+            old = _old_files(api, repo, {*prepared.files})
+            say(str(old))
+        else:
             api.create_repo(repo, private=private)
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
             CommitOperationAdd(
                 path_in_repo=name, path_or_fileobj=str(content) if isinstance(content, Path) else content
             )
             for name, content in prepared.files.items()
         ]
-        api.create_commit(repo, operations, commit_message="Weights, card and proof")
+        operations += [CommitOperationDelete(path_in_repo=name) for name in old.written]
+        api.create_commit(repo, operations, commit_message="Weights, card and proof", parent_commit=old.commit)
     address = f"{api.endpoint}/{repo}"
     say(f"uploaded: {address}")
     return address
@@ -108,6 +120,46 @@ def _is_there(api: HfApi, repo: str, *, private: bool) -> bool:
     return True
 
 
+@dataclass(frozen=True, kw_only=True)
+class Old:
+    """What lies in a repository and is not written anew."""
+
+    commit: str | None = None
+    """That was looked at; the upload fails where somebody else has written since."""
+    written: tuple[str, ...] = ()
+    """By the publication before: it goes."""
+    foreign: tuple[str, ...] = ()
+    """By others: it stays."""
+
+    def __str__(self) -> str:
+        lines = [f"deleted, as the publication before wrote it: {name}" for name in self.written]
+        lines += [f"warning: stays, and no publication wrote it: {name}" for name in self.foreign]
+        return "\n".join(lines) or "nothing else lies there"
+
+
+def _old_files(api: HfApi, repo: str, new: set[str]) -> Old:
+    """The proof that lies there says what its publication wrote; of a repository without one everything is foreign."""
+    found = api.model_info(repo)
+    there = {each.rfilename for each in found.siblings or ()} - new - {ATTRIBUTES}
+    written: set[str] = set()
+    if PROOF in {each.rfilename for each in found.siblings or ()}:
+        with tempfile.TemporaryDirectory() as place:
+            path = api.hf_hub_download(repo, PROOF, revision=found.sha, local_dir=place)
+            written = {*_files_of(Path(path)), TIMM, *OF_THE_CARD} & there
+    return Old(commit=found.sha, written=tuple(sorted(written)), foreign=tuple(sorted(there - written)))
+
+
+def _files_of(proof: Path) -> dict[str, str]:
+    """SHA-256 of the files of formats by name. Raises ValueError where it is no proof."""
+    try:
+        formats = json.loads(proof.read_text(encoding="utf-8"))["formats"]
+        return {
+            file: sha for found in formats.values() for file, sha in zip(found["files"], found["sha256"], strict=True)
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise ValueError(f"{proof} cannot be read ({problem})") from problem
+
+
 def prepare(folder: Path, repo: str, *, private: bool) -> Upload:
     """What would go; nothing is asked of the hub. Raises ValueError as `push` does for names and folders."""
     try:
@@ -123,30 +175,23 @@ def prepare(folder: Path, repo: str, *, private: bool) -> Upload:
 def written_files(folder: Path) -> list[str]:
     """Names of all files in a published folder, the card's first.
 
-    Raises ValueError when it has no proof, lacks a file, has a file that the publication did not write, or when one of
-    a format is not as large as it was.
+    Raises ValueError when it has no proof, lacks a file, has a file that the publication did not write, or when one
+    of a format is not what was compared, by its SHA-256.
     """
     if not (folder / PROOF).is_file():
         raise ValueError(f"{folder} has no {PROOF}: it is no folder that `distill publish RUN --to FOLDER` wrote")
-    try:
-        formats = json.loads((folder / PROOF).read_text(encoding="utf-8"))["formats"]
-        expected = {name: found["files"] for name, found in formats.items()}
-        sizes = {name: found["bytes"] for name, found in formats.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise ValueError(f"{folder / PROOF} cannot be read ({problem})") from problem
-    of_formats = [name for files in expected.values() for name in files]
+    sums = _files_of(folder / PROOF)
     there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    if missing := [name for name in (CARD, *of_formats) if name not in there]:
+    if missing := [name for name in (CARD, *sums) if name not in there]:
         raise ValueError(f"{folder} is not whole: {missing[0]} is missing; publish the run again")
-    known = {PROOF, *OF_THE_CARD, *of_formats}
+    known = {PROOF, *OF_THE_CARD, *sums}
     if strange := [name for name in there if name not in known]:
         raise ValueError(f"{folder / strange[0]} was not written by the publication; move it away: all files go along")
     if links := [name for name in there if (folder / name).is_symlink()]:
         raise ValueError(f"{folder / links[0]} is a link, and what it leads to would go to the hub; put the file there")
-    for name, files in expected.items():
-        size = sum((folder / file).stat().st_size for file in files)
-        if size != sizes[name]:
-            raise ValueError(f"{folder}: the files of {name} have changed since they were compared; publish again")
+    for file, expected_sum in sums.items():
+        if sha256_of_weights([folder / file]) != expected_sum:
+            raise ValueError(f"{folder / file} has changed since it was compared; publish the run again")
     return sorted(there, key=lambda name: (name.count("/"), name != CARD, name))
 
 
@@ -170,7 +215,8 @@ def _warnings(folder: Path) -> tuple[str, ...]:
     """Raises ValueError when a licence's text has to go along and is not there."""
     stated: dict[str, Any] = metadata_load(folder / CARD) or {}
     licence = stated.get("license_name", stated.get("license"))
-    copies = wants_copy([licence])
+    wanted = json.loads((folder / PROOF).read_text(encoding="utf-8")).get("texts_wanted", [])
+    copies = list(dict.fromkeys([*wants_copy([licence]), *wanted]))
     if copies and not (folder / LICENCE).is_file():
         raise ValueError(f"the {copies[0]} asks for a copy of its text, and {folder} holds none; publish the run again "
                          "with --licence-text FILE")  # fmt: skip

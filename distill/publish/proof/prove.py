@@ -14,6 +14,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
+from distill.encoders.weights import sha256_of_weights
 from distill.publish.proof import questions
 from distill.publish.proof.questions import Questions
 from distill.publish.proof.record import FormatProof
@@ -57,7 +58,8 @@ class Found:
     def proof(self, folder: Path, published: Path) -> FormatProof:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return FormatProof(
-            files=tuple(str(path.relative_to(published)) for path in files),
+            files=tuple(path.relative_to(published).as_posix() for path in files),
+            sha256=tuple(sha256_of_weights([path]) for path in files),
             bytes=sum(path.stat().st_size for path in files),
             library=self.library,
             version=self.version,

@@ -15,6 +15,8 @@ class FormatProof:
 
     files: tuple[str, ...]
     """Relative to the published folder."""
+    sha256: tuple[str, ...]
+    """Of each of them, as it was when it was compared."""
     bytes: int
     library: str
     version: str
@@ -45,6 +47,8 @@ class Proof:
     num_texts: int
     tolerance: float
     """What no difference exceeds, save `photo_pixels`."""
+    texts_wanted: tuple[str, ...] = ()
+    """Licences, of the student and of what it learnt from, whose text has to go along with the weights."""
     pixel_tolerance: float
     """What `photo_pixels` does not exceed: libraries round to whole numbers in places of their own."""
 
