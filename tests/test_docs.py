@@ -293,7 +293,9 @@ def test_python_in_the_pages_runs(
 
 def test_published_weights_are_loaded_by_the_code_of_the_card() -> None:
     """Which tests/test_card.py runs in every format."""
-    words = {"picture": "photo.jpg", "side": 48, "length": 40}
+    words = {"picture": "photo.jpg", "side": 48, "length": 40, "interpolation": "BICUBIC"}
+    imports, settled = loading.OF_A_FOLDER
+    words |= {"imports": imports, "settled": settled.format(place="published/ibotpp/open_clip")}
     tokenize = loading.TOKENIZE["open_clip"].format(place="", **words)
     expected = [
         loading.TIMM.format(place="published/ibotpp/timm", outputs=loading.OF_TIMM["transformer"], **words),

@@ -102,7 +102,8 @@ def publish(path: Path, target: Path, wish: Wish) -> Proof:
     if target.exists() or target.is_symlink():
         raise ValueError(f"{target} exists already; name a folder that does not, or delete it first")
     subject = load_subject(path, side=wish.side)
-    subject = replace(subject, licence=choose_licence(path, licence=wish.licence).name)
+    choice = choose_licence(path, licence=wish.licence)
+    subject = replace(subject, licence=choice.name)
     planned = plan(subject, wish.formats, dtype=wish.dtype)
     questions = ask(subject, wish.photos)
     with _whole(target) as unfinished:
@@ -118,6 +119,7 @@ def publish(path: Path, target: Path, wish: Wish) -> Proof:
             image_size=subject.image_size,
             num_texts=0 if subject.text is None else len(TEXTS),
             tolerance=TOLERANCE,
+            texts_wanted=choice.texts,
             pixel_tolerance=PIXEL_TOLERANCE,
         )
         record.write(proof, unfinished)

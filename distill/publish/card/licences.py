@@ -142,6 +142,8 @@ class Choice:
     name: str
     """As the hub's metadata names it, or NOT_CHOSEN."""
     warnings: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    """Titles of licences, of the student and of what it learnt from, whose text has to go along."""
 
 
 def terms_of(licence: str | None) -> Terms | None:

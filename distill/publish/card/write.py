@@ -1,6 +1,7 @@
 """Writing the card and what goes with it into a published folder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import ModelCard
@@ -8,7 +9,7 @@ from huggingface_hub import ModelCard
 from distill import __version__
 from distill.publish.card import opening, sections
 from distill.publish.card.facts import gather
-from distill.publish.card.licences import Choice, choose
+from distill.publish.card.licences import Choice, choose, wants_copy
 from distill.publish.card.metadata import metadata
 from distill.publish.card.provenance import published_recipe
 from distill.publish.card.sources import licences_of, sources_of
@@ -29,7 +30,9 @@ def choose_licence(checkpoint: Path, *, licence: str | None = None) -> Choice:
     Raises ValueError where the licences of what the student learnt from do not allow the one that is asked for, or are
     not known and none is asked for.
     """
-    return choose(licences_of(sources_of(find(checkpoint).folder)), asked=licence)
+    sources = licences_of(sources_of(find(checkpoint).folder))
+    found = choose(sources, asked=licence)
+    return replace(found, texts=tuple(wants_copy([found.name, *sources.values()])))
 
 
 def write_card(
