@@ -129,12 +129,14 @@ def test_every_block_of_code_runs_as_it_stands(
         (tmp_path / name).mkdir()
         write(name, subject, tmp_path / name, dtype="fp32", max_shard_size="5GB")
     write_card(tmp_path, subject=subject, proof=proof_of(tmp_path, planned.formats))
-    text = (tmp_path / "README.md").read_text()
+    moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))  # no file knows where it lies
+    assert not [file for file in moved.rglob("*.json") if str(tmp_path) in file.read_text()]
+    text = (moved / "README.md").read_text()
     blocks = re.findall(r"\*\*(\w+)\*\*\n\n```python\n(.*?)```", text, re.DOTALL)
     assert [name for name, _ in blocks] == list(formats)
-    picture = tmp_path / "a.png"
+    picture = moved / "a.png"
     Image.linear_gradient("L").resize((50, 40)).save(picture)
-    found = {name: run_block(code, folder=tmp_path, picture=picture) for name, code in blocks}
+    found = {name: run_block(code, folder=moved, picture=picture) for name, code in blocks}
     side = 32 // subject.image.patch_size
     if kind in ("convnet", "mobilenet"):
         assert found["timm"]["features"].shape == (1, subject.image.width, side, side)

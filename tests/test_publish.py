@@ -1,7 +1,7 @@
 """What is published loads in plain timm, open_clip, transformers and onnxruntime, and says what the student says.
 
 Worst differences measured (fp32, CPU, one thread; vectors against the length of the student's, logits as cosines): timm
-0, open_clip 1.2e-7, transformers 1.7e-6, tips 5.3e-7, onnx 1.9e-6.
+0, open_clip 1.2e-7, transformers 1.7e-6, tips 5.3e-7, onnx 1.9e-6. Prepared pixels of photos in [0, 1]: 3.6e-3.
 """
 
 import errno
@@ -27,7 +27,7 @@ from distill.publish.formats.plain import gated_ratio, plain, ratio, why_not_pla
 from distill.publish.plan import FORMATS, plan, write
 from distill.publish.proof import prove as prove_module
 from distill.publish.proof import questions
-from distill.publish.proof.prove import SCRIPTS, TOLERANCE, Case, Mismatch, allowed, differences, prove
+from distill.publish.proof.prove import SCRIPTS, TOLERANCE, Case, Mismatch, allowed, differences, needed, prove
 from distill.publish.student import Subject, rounded
 from teachers.families.tips import load as load_tips
 
@@ -102,6 +102,46 @@ def test_timm_builds_the_image_tower_from_the_folder(subjects, tmp_path):
     tensors = load_file(tmp_path / "vit" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert tensors.keys() == subjects["vit"].image.model.state_dict().keys()
+
+
+def test_another_preparation_of_pictures_is_no_student(subjects, tmp_path):
+    """Without antialiasing pictures of the training's own size stay what they were; photos do not."""
+    (case,) = cases("transformers", {"siglip": {}}, subjects, tmp_path)
+    page = case.folder / "preprocessor_config.json"
+    page.write_text(json.dumps(json.loads(page.read_text()) | {"resample": 0}))
+    with pytest.raises(Mismatch, match=r"is not the student: it differs in photo_pixels by 0\.\d+, and"):
+        prove("transformers", [case])
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "page", "lost"),
+    [
+        ("timm", "vit", {}, "photo_cls"),
+        ("transformers", "vit", {}, "feature_pipeline"),
+        ("transformers", "tips", {}, "zero_shot_pipeline"),
+        ("onnx", "tips", {"any_size": True}, "wide_patches"),
+    ],
+)
+def test_a_format_has_to_answer_everything_it_is_asked(subjects, tmp_path, monkeypatch, format, name, page, lost):
+    (tmp_path / "config.json").write_text(json.dumps(page))
+    asked = questions.ask(subjects[name], None)
+    case = Case(folder=tmp_path, subject=subjects[name], questions=asked, with_text=name == "tips")
+    answered = {quantity: torch.zeros(1) for quantity in needed(format, case) - {lost}}
+
+    def says_the_rest(name, words, place):
+        save_file(answered, words[2])
+        return {"library": name, "version": "0"}
+
+    monkeypatch.setattr(prove_module, "_run", says_the_rest)
+    with pytest.raises(Mismatch, match=f"the {format} format gives no {lost}"):
+        prove(format, [case])
+
+
+def test_a_network_without_a_pooled_feature_has_no_pipeline(subjects, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_args": {"features_only": True}}))
+    asked = questions.ask(subjects["mobilenet"], None)
+    case = Case(folder=tmp_path, subject=subjects["mobilenet"], questions=asked, with_text=False)
+    assert "feature_pipeline" not in needed("transformers", case)
 
 
 def test_open_clip_builds_both_towers_from_the_folder(subjects, tmp_path):
