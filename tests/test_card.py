@@ -403,6 +403,10 @@ def test_the_recipe_goes_along_without_the_machine(runs: dict[str, Path], tmp_pa
     assert without_machine(["/a/b.pth", "transformers:/m/dinov2", "a/b", "../c/*/*.jpg", 3]) == [
         *("b.pth", "transformers:dinov2", "a/b", "*.jpg", 3)
     ]
+    assert without_machine("timm:/data/My Models/jane/dino.pth") == "timm:dino.pth"
+    assert without_machine("/home/jane doe/proj/x") == "x"
+    prose = "See https://arxiv.org/abs/2604.12012, read from /home/jane/page.yaml"
+    assert without_machine(prose) == "See https://arxiv.org/abs/2604.12012, read from page.yaml"
 
 
 def test_the_page_that_a_run_stands_on_is_named_with_what_was_changed(runs: dict[str, Path], tmp_path: Path):

@@ -14,8 +14,10 @@ from distill.publish.card.sources import without_places
 
 PROMOTED = re.compile(r"Written by `distill study promote (\S+)`")
 NOT_OF_THE_METHOD = ("run", "name", "seed", "evaluate")
-PLACE = re.compile(r"(?<![\w./*-])(?:/|~/|\.\./)[^\s\"',:]*/")
-"""What stands before the last part of a path that is absolute or leads upwards."""
+PLACE = re.compile(r"(?<![\w./*-])(?!//)(?:/|~/|\.\./)[^\s\"',:]*/")
+"""What stands before the last part of a path that is absolute or leads upwards. A web address is no such path."""
+ONLY_A_PLACE = re.compile(r"(\w+:)?(?!//)(?:/|~/|\.\./).*/([^/]*)")
+"""A whole value that is a path, which may hold spaces, after the name of a family."""
 HEADER = """\
 # What this model was trained with: every setting. Paths of the machine are cut to their last part, and `run`, which
 # changes no result, is left out.
@@ -70,7 +72,8 @@ def without_machine(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_machine(inner) for inner in value]
     if isinstance(value, str):
-        return PLACE.sub("", value)
+        alone = ONLY_A_PLACE.fullmatch(value)
+        return f"{alone[1] or ''}{alone[2]}" if alone else PLACE.sub("", value)
     return value
 
 
