@@ -154,7 +154,7 @@ def test_a_query_has_some_letters_and_not_too_many(text: str, said: str):
 
 
 def test_no_text_of_content_becomes_markup():
-    panel = Panel(rgb=np.full((4, 6, 3), 0.5), below=MARKUP)
+    panel = Panel(rgb=np.full((4, 6, 3), 128, dtype=np.uint8), below=MARKUP)
     ends = Scale(low=0.0, high=1.0, unit=MARKUP)
     rows = (Row(title="picture", panels=(panel,)), Row(title=MARKUP, panels=(panel,), scale=ends))
     content = Content(heading="not shown", note=MARKUP, rows=rows, legend=((MARKUP, (0.1, 0.2, 0.3)),))

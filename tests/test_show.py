@@ -19,14 +19,14 @@ from sklearn.metrics.pairwise import cosine_similarity
 from distill.contracts import Tokens
 from distill.show import colours, sheet
 from distill.show.basis import principal_basis, turned_like
-from distill.show.content import Content, Frame, Panel, Row, Scale
+from distill.show.content import Content, Frame, Panel, Row, Scale, as_bytes
 from distill.show.layout import Measures, fitting_height, keys_of, spans
 from distill.show.letters import Letters, unknown_letters
 from distill.show.models import Model, fitted
 from distill.show.palette import DEEP, PALE, class_colours, distinct_colours
 from distill.show.parts import find_parts, named_alike
 from distill.show.pictures import Picture, read_picture, read_pictures
-from distill.show.sheet import Paper, draw
+from distill.show.sheet import Paper, check_room, draw
 from distill.show.similarity import cosines, patch_at
 from distill.show.views import Looking
 from distill.show.views.pca import bases_of
@@ -35,6 +35,8 @@ from distill.show.views.segmentation import show as show_segmentation
 from distill.show.vision import from_oklab, oklab
 
 GRIDS = ((5, 7), (6, 4), (3, 3))
+HALF_A_STEP = 0.501 / 255
+"""Of the bytes of a panel."""
 
 
 def maps_of(seed: int, *, width: int = 12) -> list[np.ndarray]:
@@ -258,7 +260,9 @@ def content_of(sizes: list[tuple[int, int]], *, num_rows: int = 2, legend: tuple
     rows = [
         Row(
             title="a model whose name is rather long/and_not_to_be_broken_anywhere" * (number + 1),
-            panels=tuple(Panel(rgb=generator.random((*size, 3)), below="$x_1$ a name.jpg" * 3) for size in sizes),
+            panels=tuple(
+                Panel(rgb=as_bytes(generator.random((*size, 3))), below="$x_1$ a name.jpg" * 3) for size in sizes
+            ),
             scale=Scale(low=0.0, high=2.0, unit="m") if number else None,
         )
         for number in range(num_rows)
@@ -272,10 +276,9 @@ def pixels_of(file: Path) -> np.ndarray:
 
 def places_of(page: np.ndarray, panel: np.ndarray) -> list[tuple[int, int]]:
     """(y, x) of the top left corner wherever the panel is on the page."""
-    wanted = np.round(255 * panel).astype(np.uint8)
-    height, width = wanted.shape[:2]
-    corners = np.argwhere((page == wanted[0, 0]).all(-1)).tolist()
-    return [(y, x) for y, x in corners if np.array_equal(page[y : y + height, x : x + width], wanted)]
+    height, width = panel.shape[:2]
+    corners = np.argwhere((page == panel[0, 0]).all(-1)).tolist()
+    return [(y, x) for y, x in corners if np.array_equal(page[y : y + height, x : x + width], panel)]
 
 
 def test_every_panel_is_on_the_sheet_pixel_by_pixel_in_its_row_and_beneath_its_picture(tmp_path: Path):
@@ -331,7 +334,7 @@ def test_a_users_matplotlibrc_changes_nothing(suffix: str, tmp_path: Path):
 
 
 def test_letters_that_the_font_lacks_are_named_and_draw_without_a_warning(tmp_path: Path):
-    picture = Panel(rgb=np.zeros((20, 20, 3)), below="naïve café, Ωμέγα")
+    picture = Panel(rgb=np.zeros((20, 20, 3), dtype=np.uint8), below="naïve café, Ωμέγα")
     content = Content(
         heading="“猫”", note="how", rows=(Row(title="a 犬\n", panels=(picture,)),), legend=(("猫", (0.1, 0.2, 0.3)),)
     )
@@ -362,10 +365,10 @@ def test_an_encoder_that_knows_the_classes_paints_them_where_they_are():
     assert (found == labels.numpy()).mean() > 0.98
     content = show_segmentation([model], [picture], settings, looking)
     assert [name for name, _ in content.legend] == names
-    shown = content.rows[1].panels[0].rgb
+    shown = content.rows[1].panels[0].rgb / 255
     for index, (_, colour) in enumerate(content.legend):
         inside = (found == index) & (labels.numpy() == index)
-        assert (np.abs(shown[inside] - np.array(colour)).max(-1) < 1e-9).mean() > 0.5
+        assert (np.abs(shown[inside] - np.array(colour)).max(-1) < HALF_A_STEP).mean() > 0.5
 
 
 @pytest.mark.parametrize("size", [(30, 47), (200, 31), (1, 90)])
@@ -423,9 +426,61 @@ def test_a_folder_gives_pictures_spread_over_its_names(tmp_path: Path):
     for number in range(10):
         Image.new("RGB", (5, 4)).save(tmp_path / f"{number}.png")
     (tmp_path / "notes.txt").write_text("no picture")
-    assert [each.name for each in read_pictures(tmp_path, limit=5)] == ["0.png", "2.png", "4.png", "6.png", "8.png"]
+    assert [each.name for each in read_pictures(tmp_path, limit=5).pictures] == [
+        "0.png",
+        "2.png",
+        "4.png",
+        "6.png",
+        "8.png",
+    ]
     with pytest.raises(ValueError, match="no such file"):
         read_pictures(tmp_path / "nowhere", limit=5)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no pictures"):
         read_pictures(tmp_path / "empty", limit=5)
+
+
+def test_folders_within_the_folder_are_read_and_what_is_no_picture_is_left_out_by_name(tmp_path: Path):
+    (tmp_path / "trip" / "day 2").mkdir(parents=True)
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    for name in ("a.png", "trip/a.png", "trip/day 2/b.JPG", ".thumbnails/a.png"):
+        Image.new("RGB", (5, 4)).save(tmp_path / name)
+    (tmp_path / "trip" / "._a.png").write_bytes(b"what macOS remembers")
+    (tmp_path / "text.png").write_text("no picture")
+    found = read_pictures(tmp_path, limit=9)
+    assert [each.name for each in found.pictures] == ["a.png", "trip/a.png", "trip/day 2/b.JPG"]
+    [sentence] = found.left_out
+    assert sentence.startswith(f"{tmp_path / 'text.png'}: cannot be opened")
+    (tmp_path / "bad").mkdir()
+    for name in ("one.png", "two.png"):
+        (tmp_path / "bad" / name).write_text("no picture")
+    with pytest.raises(ValueError, match=r"one.png: cannot be opened.* ; nor can 1 more be shown"):
+        read_pictures(tmp_path / "bad", limit=9)
+
+
+def test_pictures_are_kept_no_larger_than_they_are_shown_and_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for number in range(3):
+        Image.new("RGB", (400, 200)).save(tmp_path / f"{number}.png")
+    sizes = {tuple(each.pixels.shape) for each in read_pictures(tmp_path, limit=3, shorter=50).pictures}
+    assert sizes == {(3, 50, 100)}
+    monkeypatch.setattr("distill.show.pictures.MOST_STORED", 10_000)
+    assert len(read_pictures(tmp_path, limit=2, shorter=50).pictures) == 2
+    with pytest.raises(ValueError, match="show fewer pictures"):
+        read_pictures(tmp_path, limit=3, shorter=50)
+
+
+def test_pictures_too_large_for_memory_are_refused_before_they_are_made():
+    one = Picture(name="a", pixels=torch.zeros(3, 30, 40))
+    frame = Paper(height=30.0, dpi=600).frame(Path("a.png"), [one])
+    with pytest.raises(ValueError, match="pictures 18000 pixels high are too much to be drawn"):
+        check_room(frame, [one], num_rows=2)
+    check_room(Frame(height=600, widest=900), [one] * 60, num_rows=4)
+    with pytest.raises(ValueError, match="num_pictures"):
+        check_room(Frame(height=600, widest=900), [one] * 900, num_rows=4)
+
+
+def test_the_ends_of_a_scale_are_told_apart():
+    assert Scale(low=0.9981, high=0.99999).ends == ("0.998", "1.000")
+    assert Scale(low=-0.0004, high=2.5, unit="m").ends == ("0.00 m", "2.50 m")
+    assert Scale(low=1.0, high=1.0).ends == ("1.00", "1.00")

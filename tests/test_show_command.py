@@ -1,6 +1,7 @@
 """`distill show`: from models and pictures to a sheet, and what it says of mistakes."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,7 @@ MISTAKES = {
     "classes of photos": (["segmentation", "RUN", "--images", "PHOTOS"], "classes=[cat, dog, grass]"),
     "a class twice": (["segmentation", "RUN", "classes=[cat, cat]"], "once"),
     "depth of photos": (["depth", "RUN", "--images", "PHOTOS"], "geometry=FOLDER"),
+    "too large to be drawn": (["pca", "RUN", "height=90", "dpi=1200"], "are too much to be drawn"),
     "no pictures": (["pca", "RUN", "--images", "RUN"], "holds no pictures"),
     "widths": (
         ["pca", "RUN", "timm:test_vit", "weights=random", "basis=shared", "image_size=64"],
@@ -178,6 +180,18 @@ def test_a_sheet_below_a_file_is_refused_before_anything_is_loaded(tmp_path: Pat
         assert cli.main(["show", "pca", "nowhere", "--to", str(tmp_path / name)]) == 2
         told = capsys.readouterr().err
         assert f"{tmp_path / 'afile'} is a file" in told and told.count("\n") == 1
+
+
+def test_a_broken_picture_in_a_folder_is_named_and_the_others_are_drawn(
+    run: Path, photos: Path, tmp_path: Path, capsys
+):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "text.png").write_text("no picture")
+    file = tmp_path / "sheet.png"
+    arguments = ["show", "pca", str(run), "num_pictures=9", "height=0.6", "width=6", "--to", str(file)]
+    assert cli.main([*arguments, "--images", str(tmp_path / "photos")]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith(f"left out: {tmp_path / 'photos' / 'text.png'}: ") and told.count("\n") == 1
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])

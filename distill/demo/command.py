@@ -9,9 +9,10 @@ from distill.demo.guard import check_host
 from distill.demo.limits import Limits
 from distill.demo.maps import Basis, Looker, fit_probes
 from distill.demo.serve import check_address, check_extra, serve
-from distill.show.command import Common, pictures_for, told_apart, world_of
+from distill.show.command import Common, largest_seen, pictures_for, told_apart, world_of
 from distill.show.content import Frame
 from distill.show.models import Asked, Model, load_model, on
+from distill.show.pictures import files_of
 from distill.show.views import Looking
 from distill.show.views.geometry import GeometrySettings
 from distill.show.words import split_words
@@ -44,9 +45,13 @@ def demo(
     address = check_host(host)
     check_extra()
     check_address(address, port)
+    if images is not None:
+        files_of(images)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = told_apart([on(load_model(each), device) for each in places])
-    examples = pictures_for(Common(image_size=image_size), images=images, scenes=world_of(models))
+    common = Common(image_size=image_size)
+    shorter = max(FRAME.height, 2 * largest_seen(models, common))
+    examples = pictures_for(common, images=images, scenes=world_of(models), shorter=shorter)
     looker = look_with(places, models, geometry=geometry, image_size=image_size, limits=limits)
     return serve(looker, examples, host=address, port=port)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from distill.demo.limits import Limits, class_names, query
 from distill.demo.markup import section
-from distill.show.content import Content, framed
+from distill.show.content import Content, as_bytes, framed
 from distill.show.models import Model
 from distill.show.pictures import Picture
 from distill.show.views import VIEWS, Looking
@@ -89,7 +89,10 @@ def heat(looker: Looker, picture: Picture, text: str) -> str:
 def similarity(looker: Looker, picture: Picture, point: tuple[float, float]) -> tuple[np.ndarray, str]:
     """The picture with a ring at the point (x and y, shares of width and height), and the section."""
     content = _shown("similarity", looker, looker.models, picture, point=point)
-    plain = framed(picture, looker.looking.frame) if isinstance(content, str) else content.rows[0].panels[0].rgb
+    if isinstance(content, str):
+        plain = as_bytes(framed(picture, looker.looking.frame))
+    else:
+        plain = content.rows[0].panels[0].rgb
     return plain, section(HEADINGS["similarity"], content)
 
 

@@ -10,7 +10,7 @@ from html import escape
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import UInt8
 from matplotlib.colors import to_hex
 from PIL import Image
 
@@ -66,7 +66,7 @@ def scale(ends: Scale) -> str:
     """A ramp of the colours as they are seen over pictures, between the numbers they stand for."""
     ramp = swatch(scaled(np.linspace(0, 1, RAMP_STEPS)[None], low=0.0, high=1.0), opacity=ends.opacity)[0]
     colours = ", ".join(to_hex(colour) for colour in ramp)
-    low, high = (escape(f"{end:.2f} {ends.unit}".strip()) for end in (ends.low, ends.high))
+    low, high = map(escape, ends.ends)
     return (
         f'<span class="scale"><span>{low}</span><i style="background: linear-gradient(to right, {colours})"></i>'
         f"<span>{high}</span></span>"
@@ -83,15 +83,11 @@ def notice(text: str) -> str:
     return f'<p class="notice" role="alert">{escape(_sentence(text))}</p>' if text else ""
 
 
-def image_uri(rgb: Float[np.ndarray, "H W 3"]) -> str:
+def image_uri(rgb: UInt8[np.ndarray, "H W 3"]) -> str:
     """A PNG inside of the page."""
     written = io.BytesIO()
-    Image.fromarray(as_bytes(rgb)).save(written, format="PNG", compress_level=3)
+    Image.fromarray(rgb).save(written, format="PNG", compress_level=3)
     return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
-
-
-def as_bytes(rgb: Float[np.ndarray, "H W 3"]) -> np.ndarray:
-    return np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8)
 
 
 def _sentence(text: str) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 from distill.demo import maps
 from distill.demo.limits import read_upload
 from distill.demo.maps import HEADINGS, MIDDLE, Looker
-from distill.demo.markup import as_bytes, header, notice
-from distill.show.content import framed
+from distill.demo.markup import header, notice
+from distill.show.content import as_bytes, framed
 from distill.show.pictures import Picture
 
 STYLE = Path(__file__).with_name("page.css")
@@ -149,8 +149,7 @@ def _look(parts: Parts, looker: Looker) -> None:
     """A new picture is looked at in every way; a changed text or point in its own way only."""
 
     def ringed(picture: Picture, point: tuple[float, float]) -> tuple[np.ndarray, str]:
-        shown, section = maps.similarity(looker, picture, point)
-        return as_bytes(shown), section
+        return maps.similarity(looker, picture, point)
 
     def at_middle(picture: Picture) -> tuple[np.ndarray, str]:
         return ringed(picture, MIDDLE)

@@ -12,8 +12,16 @@ from distill.config import Scenes
 from distill.show.content import Content
 from distill.show.letters import unknown_letters
 from distill.show.models import Model, load_model, on
-from distill.show.pictures import LONGEST, MAX_MEGAPIXELS, SCENE_SIDE, Picture, read_pictures, scene_pictures
-from distill.show.sheet import Paper, check_file, draw
+from distill.show.pictures import (
+    LONGEST,
+    MAX_MEGAPIXELS,
+    SCENE_SIDE,
+    Picture,
+    files_of,
+    read_pictures,
+    scene_pictures,
+)
+from distill.show.sheet import Paper, check_file, check_room, draw
 from distill.show.views import VIEWS, Looking
 from distill.show.words import settings_of, split_words
 
@@ -49,13 +57,18 @@ def show(what: str, words: Sequence[str], *, images: Path | None, to: Path) -> i
     places, settings = split_words(words)
     common, paper, asked = settings_of(settings, (Common, Paper, view.settings), what=what)
     check_file(to)
+    if images is not None:
+        files_of(images)  # what is not there is said before models are loaded
     if not places:
         raise ValueError("no model is named: RUN, CHECKPOINT or FAMILY:NAME")
     device = "cuda" if torch.cuda.is_available() and common.device == "auto" else "cpu"
     models = told_apart([on(load_model(each), device) for each in places])
     scenes = None if images is not None else world_of(models)
-    pictures = pictures_for(common, images=images, scenes=scenes)
-    looking = Looking(frame=paper.frame(to, pictures), image_size=common.image_size, scenes=scenes)
+    shown = paper.tallest(to)
+    pictures = pictures_for(common, images=images, scenes=scenes, shorter=max(shown, 2 * largest_seen(models, common)))
+    frame = paper.frame(to, pictures)
+    check_room(frame, pictures, num_rows=1 + len(models))
+    looking = Looking(frame=frame, image_size=common.image_size, scenes=scenes)
     content: Content = view.show(models, pictures, asked, looking)
     print(f"written to {draw(content, to, paper)}")
     unknown = unknown_letters(content.texts)
@@ -64,12 +77,30 @@ def show(what: str, words: Sequence[str], *, images: Path | None, to: Path) -> i
     return 0
 
 
-def pictures_for(common: Common, *, images: Path | None, scenes: Scenes | None) -> list[Picture]:
+def pictures_for(common: Common, *, images: Path | None, scenes: Scenes | None, shorter: int) -> list[Picture]:
+    """Those of `images`, with no more pixels than a shorter side of `shorter` needs, or else scenes.
+
+    Says on stderr which files of a folder are left out.
+    """
     if images is None:
         side = max(SCENE_SIDE, 2 * (common.image_size or 0))
         return scene_pictures(scenes, limit=common.num_pictures, side=min(side, 4096))
     longest = max(LONGEST, 2 * (common.image_size or 0))
-    return read_pictures(images, limit=common.num_pictures, longest=longest, max_megapixels=common.max_megapixels)
+    found = read_pictures(
+        images,
+        limit=common.num_pictures,
+        longest=longest,
+        shorter=shorter,
+        max_megapixels=common.max_megapixels,
+    )
+    for sentence in found.left_out:
+        print(f"left out: {sentence}", file=sys.stderr)
+    return found.pictures
+
+
+def largest_seen(models: Sequence[Model], common: Common) -> int:
+    """Shorter side of what an encoder sees at most, pixels."""
+    return common.image_size or max(model.image_size for model in models)
 
 
 def world_of(models: Sequence[Model]) -> Scenes:

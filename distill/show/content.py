@@ -7,7 +7,7 @@ Legend: (H, W) pixels.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,9 +30,10 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """RGB in [0, 1], and words beneath."""
+    """RGB as a screen shows it, 0 to 255, and words beneath."""
 
-    rgb: Float[np.ndarray, "H W 3"]
+    rgb: UInt8[np.ndarray, "H W 3"]
+    """Bytes, since a sheet holds all of its panels at once."""
     below: str = ""
 
 
@@ -45,6 +46,14 @@ class Scale:
     unit: str = ""
     opacity: float = 1.0
     """Of the colours over the pictures."""
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Low and high with their unit, in as many digits as tell them apart."""
+        digits = next((some for some in (2, 3, 4) if round(self.low, some) < round(self.high, some)), 2)
+        # Adding 0 takes the sign from what is rounded to -0.
+        low, high = (f"{round(end, digits) + 0:.{digits}f} {self.unit}".strip() for end in (self.low, self.high))
+        return low, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +92,17 @@ def framed(picture: Picture, frame: Frame) -> Float[np.ndarray, "H W 3"]:
     return as_array(shown[0].clamp(0, 1))
 
 
+def as_bytes(rgb: Float[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """From shares of 1 to 0 to 255."""
+    return np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8)
+
+
 def as_array(pixels: Float[Tensor, "3 H W"]) -> Float[np.ndarray, "H W 3"]:
     return pixels.permute(1, 2, 0).double().numpy()
 
 
 def pictures_row(pictures: list[Picture], frame: Frame) -> Row:
     """The pictures themselves, by name."""
-    return Row(title="picture", panels=tuple(Panel(rgb=framed(each, frame), below=each.name) for each in pictures))
+    return Row(
+        title="picture", panels=tuple(Panel(rgb=as_bytes(framed(each, frame)), below=each.name) for each in pictures)
+    )

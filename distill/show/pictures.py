@@ -3,6 +3,7 @@
 Legend: (H, W) pixels.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,13 @@ from distill.data.pictures import load_rgb, open_picture
 from distill.data.scenes import SceneWorld
 from distill.eval.features import resize_short_side
 from distill.eval.pictures.datasets import spread
-from distill.eval.pictures.files import SUFFIXES, pictures, to_pixels
+from distill.eval.pictures.files import SUFFIXES, to_pixels
 
 MAX_MEGAPIXELS = 40.0
 LONGEST = 2048
-"""Longer sides of stored pictures, pixels; what is shown and what encoders see is made from it."""
+"""Longer sides of stored pictures, pixels, unless encoders see more; what is shown and seen is made from it."""
+MOST_STORED = 300_000_000
+"""Pixels of all pictures together, 12 bytes each."""
 SCENE_SIDE = 288
 """Of scenes, pixels: drawn larger than the encoders see them, as photos are."""
 
@@ -47,10 +50,25 @@ class Picture:
     truth: Truth | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Pictures, and a sentence for every file that is none."""
+
+    pictures: list[Picture]
+    left_out: tuple[str, ...] = ()
+
+
 def read_picture(
-    source: bytes | Path, *, name: str, longest: int = LONGEST, max_megapixels: float = MAX_MEGAPIXELS
+    source: bytes | Path,
+    *,
+    name: str,
+    longest: int = LONGEST,
+    shorter: int | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Picture:
-    """An upright picture, no longer than `longest`. Raises ValueError, one sentence, for what cannot be shown.
+    """An upright picture, no longer than `longest`, its shorter side at most `shorter` where that is given, pixels.
+
+    Raises ValueError, one sentence, for what cannot be shown.
 
     The size is read from the header before any pixel is decoded, so a bomb does not go off.
     """
@@ -59,6 +77,8 @@ def read_picture(
         if opened.width * opened.height > 1e6 * max_megapixels:
             size = f"{opened.width}x{opened.height} pixels, more than {max_megapixels:g} megapixels"
             raise BrokenSample(name, f"has {size} (max_megapixels)")
+        if shorter is not None:
+            longest = min(longest, math.ceil(shorter * max(opened.size) / min(opened.size)))
         loaded = load_rgb(opened, side=longest, name=name)
     except BrokenSample as error:
         raise ValueError(f"{error}") from error
@@ -70,20 +90,62 @@ def read_picture(
 
 
 def read_pictures(
-    place: Path, *, limit: int, longest: int = LONGEST, max_megapixels: float = MAX_MEGAPIXELS
-) -> list[Picture]:
-    """One file, or the pictures of a folder: at most `limit`, evenly spaced over their names.
+    place: Path,
+    *,
+    limit: int,
+    longest: int = LONGEST,
+    shorter: int | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> Found:
+    """One file, or the pictures of a folder and those below it: at most `limit`, evenly spaced over their names.
 
-    Raises ValueError for a folder without any, and for the first that cannot be shown.
+    They are no longer than `longest`, and their shorter side is no more than `shorter`, pixels. What cannot be shown
+    is left out of a folder. Raises ValueError for a file that cannot be shown, a folder without any that can, and for
+    more pixels than memory should hold.
+    """
+    files = files_of(place)
+    pictures, left_out, stored = [], [], 0
+    for file in [files[index] for index in spread(len(files), limit)]:
+        try:
+            picture = read_picture(
+                file, name=str(file), longest=longest, shorter=shorter, max_megapixels=max_megapixels
+            )
+        except ValueError as error:
+            left_out.append(str(error))
+            continue
+        pictures.append(replace(picture, name=file.relative_to(place).as_posix() if file != place else file.name))
+        stored += picture.pixels[0].numel()
+        if stored > MOST_STORED:
+            raise ValueError(
+                f"{place}: more than {MOST_STORED // 10**6} million pixels are too many to be looked at together; show "
+                "fewer pictures (num_pictures), or smaller ones (image_size, height, dpi)"
+            )
+    if not pictures:
+        more = f"; nor can {len(left_out) - 1} more be shown" if len(left_out) > 1 else ""
+        raise ValueError(f"{left_out[0]}{more}")
+    return Found(pictures=pictures, left_out=tuple(left_out))
+
+
+def files_of(place: Path) -> list[Path]:
+    """The file, or the pictures of the folder and all below it by their suffix and name, hidden ones left out.
+
+    Raises ValueError where there are none.
     """
     if not place.exists():
         raise ValueError(f"images {place}: no such file or folder")
-    files = pictures(place) if place.is_dir() else [place]
+    if not place.is_dir():
+        return [place]
+    # Hidden ones are thumbnails and what other systems remember beside a picture.
+    files = sorted(
+        file
+        for file in place.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(place).parts)
+        and file.is_file()
+    )
     if not files:
-        raise ValueError(f"{place} itself holds no pictures ({', '.join(SUFFIXES)})")
-    chosen = [files[index] for index in spread(len(files), limit)]
-    found = [read_picture(file, name=str(file), longest=longest, max_megapixels=max_megapixels) for file in chosen]
-    return [replace(picture, name=file.name) for picture, file in zip(found, chosen, strict=True)]
+        raise ValueError(f"{place} holds no pictures ({', '.join(SUFFIXES)}), nor does a folder below it")
+    return files
 
 
 def scene_pictures(scenes: Scenes, *, limit: int, side: int = SCENE_SIDE) -> list[Picture]:

@@ -1,5 +1,6 @@
 """The contact sheet: rows of pictures of any aspect, titles, scales and a legend, as one PNG or the pages of a PDF."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from distill.show.colours import scaled, swatch
-from distill.show.content import Content, Frame, Scale
+from distill.show.content import Content, Frame, Scale, as_bytes
 from distill.show.layout import (
+    MOST,
     PRINTED,
     Block,
     Line,
@@ -29,6 +31,10 @@ from distill.train.journal import whole
 
 MOST_PIXELS = 200_000_000
 """Of a page."""
+MOST_OF_A_PICTURE = 30_000_000
+"""Of one picture's place on it: its colours are mixed in floating point."""
+MOST_TOGETHER = 400_000_000
+"""Of all that is shown: every page of a book is held until the last is drawn."""
 LONGEST_SIDE = 2**16 - 1
 """Of what is drawn in memory, pixels."""
 SUFFIXES = (".png", ".pdf")
@@ -57,6 +63,10 @@ class Paper:
         dpi = self.dpi or (200 if file.suffix.lower() == ".pdf" else 100)
         return Measures(width=round(self.width * dpi), dpi=dpi)
 
+    def tallest(self, file: Path) -> int:
+        """The most that a picture's height can be, pixels."""
+        return self.measures(file).inches(MOST if self.height is None else self.height)
+
     def frame(self, file: Path, pictures: Sequence[Picture]) -> Frame:
         """The place of every picture, for whoever makes the content."""
         measures = self.measures(file)
@@ -64,6 +74,16 @@ class Paper:
             return Frame(height=measures.inches(self.height), widest=measures.room)
         aspects = [picture.pixels.shape[-1] / picture.pixels.shape[-2] for picture in pictures]
         return Frame(height=fitting_height(aspects, measures), widest=measures.room)
+
+
+def check_room(frame: Frame, pictures: Sequence[Picture], *, num_rows: int) -> None:
+    """Raise ValueError for more pixels than memory should hold, before any is made; rows may turn out to be more."""
+    pixels = [math.prod(frame.size_of(picture)) for picture in pictures]
+    if max(pixels) > MOST_OF_A_PICTURE or num_rows * sum(pixels) > MOST_TOGETHER:
+        raise ValueError(
+            f"pictures {frame.height} pixels high are too much to be drawn; show fewer (num_pictures), or smaller ones "
+            "(height, dpi)"
+        )
 
 
 def check_file(file: Path) -> None:
@@ -184,10 +204,9 @@ class _Page:
     def _scale(self, scale: Scale, y: Length) -> None:
         width, height = self.measures.bar
         ramp = swatch(scaled(np.linspace(0, 1, width)[None], low=0.0, high=1.0), opacity=scale.opacity)
-        self._image(np.repeat(ramp, height, 0), self.measures.margin, round(y))
-        ends = [f"{end:.2f} {scale.unit}".strip() for end in (scale.low, scale.high)]
-        last = self.measures.margin + width - self.letters.width(ends[1], SMALL)
-        for text, x in zip(ends, (self.measures.margin, last), strict=True):
+        self._image(np.repeat(as_bytes(ramp), height, 0), self.measures.margin, round(y))
+        last = self.measures.margin + width - self.letters.width(scale.ends[1], SMALL)
+        for text, x in zip(scale.ends, (self.measures.margin, last), strict=True):
             self.text([text], x, round(y) + height, SMALL, colour="#444444")
 
     def _image(self, rgb: np.ndarray, x: int, y: int) -> None:
@@ -195,7 +214,7 @@ class _Page:
         height, width = rgb.shape[:2]
         place = (x / self.measures.width, 1 - (y + height) / self.height)
         ax = self.figure.add_axes((*place, width / self.measures.width, height / self.height), label=f"{x} {y}")
-        ax.imshow(np.round(255 * rgb).astype(np.uint8), interpolation="none", aspect="auto")
+        ax.imshow(rgb, interpolation="none", aspect="auto")
         ax.set_axis_off()
 
     def _words(self, text: str, x: Length, baseline: Length, points: float, *, bold: bool, colour: str) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from distill.config import Recipe, recipe_from_words
@@ -20,7 +20,7 @@ from distill.eval.registry import depth_settings, normals_settings
 from distill.eval.sets import evaluation_data
 from distill.eval.tasks import depth, normals
 from distill.show.colours import normals_colours, scaled
-from distill.show.content import Content, Panel, Row, Scale, pictures_row
+from distill.show.content import Content, Panel, Row, Scale, as_bytes, pictures_row
 from distill.show.models import Model, check_size
 from distill.show.pictures import Picture, with_truth
 from distill.show.views.view import Looking
@@ -97,7 +97,8 @@ def draw_depth(
     every = np.concatenate([each.numpy().ravel() for maps in rows.values() for each in maps])
     low, high = map(float, np.percentile(every, ENDS))
     drawn = {
-        title: [scaled(each.double().numpy(), low=low, high=high) for each in maps] for title, maps in rows.items()
+        title: [as_bytes(scaled(each.double().numpy(), low=low, high=high)) for each in maps]
+        for title, maps in rows.items()
     }
     return Content(
         heading="Depth, read out of frozen features by a probe",
@@ -128,7 +129,7 @@ def draw_normals(
         errors = [angle_degrees(ours[None], truth[None]).mean() for ours, truth in zip(maps, truths, strict=False)]
         below[title] = [f"{error:.0f}° off" for error in errors]
     rows = ({"truth": truths} if truths else {}) | said
-    drawn = {title: [normals_colours(each.double().numpy()) for each in maps] for title, maps in rows.items()}
+    drawn = {title: [as_bytes(normals_colours(each.double().numpy())) for each in maps] for title, maps in rows.items()}
     return Content(
         heading="Surface normals, read out of frozen features by a probe",
         note=f"Red is how far a surface faces right, green up, blue the camera. {_of(settings)}",
@@ -167,7 +168,7 @@ def _of(settings: GeometrySettings) -> str:
 
 
 def _rows(
-    drawn: dict[str, list[Float[np.ndarray, "_ _ 3"]]], below: dict[str, list[str]], *, scale: Scale | None = None
+    drawn: dict[str, list[UInt8[np.ndarray, "_ _ 3"]]], below: dict[str, list[str]], *, scale: Scale | None = None
 ) -> list[Row]:
     """`below`: words beneath the panels of some of the rows."""
     rows = []

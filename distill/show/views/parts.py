@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from distill.eval.features import Kind
 from distill.show.colours import laid_over, legend_of, painted
-from distill.show.content import Content, Panel, Row, framed, pictures_row
+from distill.show.content import Content, Panel, Row, as_bytes, framed, pictures_row
 from distill.show.models import Model, look
 from distill.show.palette import distinct_colours
 from distill.show.parts import find_parts, named_alike
@@ -89,5 +89,5 @@ def _row(
     panels = []
     for picture, parts in zip(pictures, maps, strict=True):
         seen = laid_over(framed(picture, looking.frame), painted(parts, colour_of), opacity=settings.opacity)
-        panels.append(Panel(rgb=seen))
+        panels.append(Panel(rgb=as_bytes(seen)))
     return Row(title=title, panels=tuple(panels))

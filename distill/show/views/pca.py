@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch.nn import functional
 
 from distill.contracts import Tokens
 from distill.eval.features import Kind
 from distill.show.basis import Basis, principal_basis, turned_like
 from distill.show.colours import lightness_first
-from distill.show.content import Content, Panel, Row, pictures_row
+from distill.show.content import Content, Panel, Row, as_bytes, pictures_row
 from distill.show.models import Model, look, look_within
 from distill.show.pictures import Picture
 from distill.show.views.view import Looking
@@ -81,8 +81,8 @@ def feature_maps(
 
 
 def as_map(found: Tokens) -> Float[np.ndarray, "h w D"]:
-    """The first picture's patches."""
-    return found.patches[0].unflatten(0, found.grid).double().numpy()
+    """The first picture's patches, in float32: of all blocks and pictures they are many."""
+    return found.patches[0].unflatten(0, found.grid).numpy()
 
 
 def bases_of(rows: list[list[np.ndarray]], how: str, *, reference: int) -> list[Basis]:
@@ -102,10 +102,10 @@ def bases_of(rows: list[list[np.ndarray]], how: str, *, reference: int) -> list[
 def _panel(picture: Picture, features: np.ndarray, basis: Basis, settings: PcaSettings, looking: Looking) -> Panel:
     shares = basis.shares(features)
     colours = lightness_first(shares) if settings.colours == "lab" else shares
-    return Panel(rgb=blocks_of(colours, looking.frame.size_of(picture)))
+    return Panel(rgb=blocks_of(as_bytes(colours), looking.frame.size_of(picture)))
 
 
-def blocks_of(colours: Float[np.ndarray, "h w 3"], size: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
+def blocks_of(colours: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
     """Every patch as a block of its colour: what the encoder said, and no more."""
     maps = torch.from_numpy(np.ascontiguousarray(colours)).permute(2, 0, 1)[None]
     return functional.interpolate(maps, size, mode="nearest-exact")[0].permute(1, 2, 0).numpy()

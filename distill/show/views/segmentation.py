@@ -17,7 +17,7 @@ from distill.eval.dense import LinearScores
 from distill.eval.features import Kind
 from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings, class_scores, predict
 from distill.show.colours import laid_over, legend_of, painted, with_borders
-from distill.show.content import Content, Frame, Panel, Row, framed, pictures_row
+from distill.show.content import Content, Frame, Panel, Row, as_bytes, framed, pictures_row
 from distill.show.models import Model, check_size
 from distill.show.palette import class_colours, distinct_colours
 from distill.show.pictures import Picture, with_truth
@@ -136,5 +136,5 @@ def _row(
     for place, (picture, classes) in enumerate(zip(pictures, maps, strict=True)):
         right = f"{100 * (classes == truths[place]).mean():.0f} % right" if truths is not None else ""
         shown = overlay(picture, classes, colour_of, opacity=settings.opacity, frame=frame)
-        panels.append(Panel(rgb=shown, below=right))
+        panels.append(Panel(rgb=as_bytes(shown), below=right))
     return Row(title=title, panels=tuple(panels))

@@ -3,7 +3,7 @@
 Legend: (h, w) patch grid, (H, W) pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from distill.eval.dense import upsample
 from distill.eval.features import Kind
 from distill.show.colours import laid_over, scaled, with_ring
-from distill.show.content import Content, Panel, Row, Scale, framed, pictures_row
+from distill.show.content import Content, Panel, Row, Scale, as_bytes, framed, pictures_row
 from distill.show.models import Model, look
 from distill.show.pictures import Picture
 from distill.show.similarity import cosines, patch_at
@@ -82,12 +82,12 @@ def show_point(models: list[Model], pictures: list[Picture], settings: PointSett
         points = [patch_at(each if settings.of == "each" else seen[0], settings.point)[0] for each in seen]
         maps = [cosines(each, point_D) for each, point_D in zip(seen, points, strict=True)]
         rows.append(_row(model.title, pictures, maps, scale_of(maps, opacity=settings.opacity), looking))
-    plain = pictures_row(pictures, looking.frame)
+    plain, radius = pictures_row(pictures, looking.frame), looking.frame.height / 36
     marked = [
-        Panel(rgb=with_ring(panel.rgb, settings.point, radius=looking.frame.height / 36), below=panel.below)
+        replace(panel, rgb=as_bytes(with_ring(framed(picture, looking.frame), settings.point, radius=radius)))
         if settings.of == "each" or place == 0
         else panel
-        for place, panel in enumerate(plain.panels)
+        for place, (panel, picture) in enumerate(zip(plain.panels, pictures, strict=True))
     ]
     whose = "in its picture" if settings.of == "each" else "in the first picture"
     return Content(
@@ -113,7 +113,7 @@ def heat(
 
 def _row(title: str, pictures: list[Picture], maps: list[Tensor], scale: Scale, looking: Looking) -> Row:
     panels = [
-        Panel(rgb=heat(framed(picture, looking.frame), each, scale))
+        Panel(rgb=as_bytes(heat(framed(picture, looking.frame), each, scale)))
         for picture, each in zip(pictures, maps, strict=True)
     ]
     return Row(title=title, panels=tuple(panels), scale=scale)
