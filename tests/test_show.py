@@ -455,7 +455,7 @@ def test_folders_within_the_folder_are_read_and_what_is_no_picture_is_left_out_b
     (tmp_path / "bad").mkdir()
     for name in ("one.png", "two.png"):
         (tmp_path / "bad" / name).write_text("no picture")
-    with pytest.raises(ValueError, match=r"one.png: cannot be opened.* ; nor can 1 more be shown"):
+    with pytest.raises(ValueError, match=r"one.png: cannot be opened.*; nor can 1 more be shown"):
         read_pictures(tmp_path / "bad", limit=9)
 
 
