@@ -95,6 +95,7 @@ BAD = {
     "cut": (png(8, 8)[:45], "the picture cannot be"),
     "empty": (b"", "the picture cannot be opened"),
     "too large": (bytes(20_000), "the picture has 0.0 megabytes, more than 0.01"),
+    "thread": (png(60, 3000), "the picture has 60x3000 pixels; one side may be at most 8 times the other"),
     "too strange": (b"P6 1 1 255 abc", "of the format PPM; expected one of JPEG, PNG"),
 }
 
@@ -104,7 +105,9 @@ def test_a_bad_upload_is_one_sentence(kind: str, tmp_path: Path):
     content, said = BAD[kind]
     with pytest.raises(ValueError, match=said) as caught:
         read_upload(stored(tmp_path, content), LIMITS, [], image_size=None)
-    assert "\n" not in str(caught.value) and "upload.png" not in str(caught.value)
+    told = str(caught.value)
+    assert "\n" not in told and "upload.png" not in told
+    assert "Error" not in told and "max_" not in told  # names that a visitor cannot know
 
 
 def test_nothing_is_decoded_before_size_and_format_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -122,9 +125,9 @@ def test_a_good_upload_is_read_whatever_it_is_called(looker: Looker, tmp_path: P
 
 
 def test_an_upload_with_more_patches_than_a_model_can_take_is_refused(looker: Looker, tmp_path: Path):
-    Image.new("RGB", (60_000, 2)).save(tmp_path / "thread.png")
+    Image.new("RGB", (80, 10)).save(tmp_path / "wide.png")
     with pytest.raises(ValueError, match=r"the picture: .* patches"):
-        read_upload(tmp_path / "thread.png", Limits(), looker.models, image_size=2000)
+        read_upload(tmp_path / "wide.png", Limits(), looker.models, image_size=2000)
 
 
 def test_class_names_stand_between_commas_and_line_breaks():
@@ -284,6 +287,15 @@ def test_a_taken_port_is_said_before_models_are_loaded(capsys: pytest.CaptureFix
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert cli.main(["demo", "nowhere", "--port", str(server.getsockname()[1])]) == 2
     assert "cannot be listened at" in capsys.readouterr().err
+
+
+def test_a_gradio_that_the_page_was_not_made_for_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    pytest.importorskip("gradio")
+    monkeypatch.setattr("distill.demo.serve.version", lambda _: "5.49.1")
+    assert cli.main(["demo", "nowhere"]) == 2
+    assert "the demo needs gradio 6, and 5.49.1 is installed" in capsys.readouterr().err
 
 
 def test_without_gradio_the_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

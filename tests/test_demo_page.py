@@ -10,9 +10,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,36 @@ def test_bad_things_are_answered_and_the_page_goes_on(visit: Visit, tmp_path: Pa
     visit.wait_for_other("pca", shown)
     visit.wait_for_notice("")
     assert not page.locator("#notice .notice").count()
+
+
+def test_of_examples_clicked_in_a_hurry_the_last_is_shown(visit: Visit):
+    examples = visit.page.locator("#examples button.thumbnail-item")
+    shown = visit.pictures("pca")
+    examples.nth(3).click()
+    visit.wait_for_other("pca", shown)
+    third = visit.pictures("pca")
+    for number in (1, 2, 4, 5, 3):
+        examples.nth(number).click()
+    script = "was => [...document.querySelectorAll('#pca figure img')].every((each, n) => each.src === was[n])"
+    visit.page.wait_for_function(script, arg=third, timeout=WAIT)
+
+
+def test_a_high_picture_stays_in_sight_and_is_clicked_where_it_lies(visit: Visit, tmp_path: Path):
+    page, before = visit.page, visit.pictures("similarity")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 60, 3), dtype=np.uint8)).save(tmp_path / "high.png")
+    visit.upload(tmp_path / "high.png")
+    visit.wait_for_other("similarity", before)
+    assert page.locator("#similarity figure img").first.bounding_box()["height"] < 450
+    box, before = page.locator("#picture img").bounding_box(), visit.pictures("similarity")
+    assert box["height"] < 400
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.25 * box["height"])
+    visit.wait_for_other("similarity", before)
+    plain, ringed = (
+        np.asarray(Image.open(BytesIO(b64decode(visit.pictures(what)[0].partition(",")[2]))))
+        for what in ("pca", "similarity")
+    )
+    middle = np.argwhere((plain != ringed).any(-1)).mean(0) / plain.shape[:2]
+    assert np.abs(middle - (0.25, 0.5)).max() < 0.02
 
 
 def test_files_elsewhere_and_strange_hosts_are_refused(served: tuple):

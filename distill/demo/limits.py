@@ -14,6 +14,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Some others that Pillow opens start programs or read further files."""
 LONGEST = 1024
 """Longer sides of uploaded pictures are brought to it, pixels."""
+MOST_ASPECT = 8
+"""Of the longer side to the shorter: what encoders see has a fixed shorter side, and attention costs its square."""
+INSIDE = re.compile(r" \([\w: ]*\)$")
 NAME = "the picture"
 """Of every upload: what a file is called is said by whoever sends it, and is repeated nowhere."""
 
@@ -50,12 +53,18 @@ def read_upload(file: Path, limits: Limits, models: Sequence[Model], *, image_si
         raise ValueError(f"{NAME} has {size / 1e6:.1f} megabytes, more than {limits.max_megabytes:g}")
     encoded = file.read_bytes()
     try:
-        format = open_picture(encoded, name=NAME).format
+        opened = open_picture(encoded, name=NAME)
+        format = opened.format
         if format not in FORMATS:
             raise BrokenSample(NAME, f"is of the format {format}; expected one of {', '.join(FORMATS)}")
+        if max(opened.size) > MOST_ASPECT * min(opened.size):
+            size = f"{opened.width}x{opened.height} pixels"
+            raise BrokenSample(NAME, f"has {size}; one side may be at most {MOST_ASPECT} times the other")
         picture = read_picture(encoded, name=NAME, longest=LONGEST, max_megapixels=limits.max_megapixels)
     except (BrokenSample, ValueError) as error:
-        raise ValueError(f"{NAME} {str(error).removeprefix(f'{NAME}: ')}") from error
+        # Names of Python's errors and of settings say nothing to a visitor.
+        said = INSIDE.sub("", str(error)).removeprefix(f"{NAME}: ")
+        raise ValueError(f"{NAME} {said}") from error
     for model in models:
         check_size(model, picture, image_size)
     return picture

@@ -20,6 +20,7 @@ from distill.show.content import Content, Row, Scale
 RAMP_STEPS = 9
 """Colours of a scale between which the browser goes evenly."""
 MOST_COLUMNS = 4
+HINT = "<p>Click a point in it, to see what is like it.</p>"
 
 Kind = Literal["plain", "truth", "said"]
 """Of a panel: the picture itself, which narrow pages leave out; what is known about it; what a model makes of it."""

@@ -11,7 +11,7 @@ import numpy as np
 from distill.demo import maps
 from distill.demo.limits import read_upload
 from distill.demo.maps import HEADINGS, MIDDLE, Looker
-from distill.demo.markup import header, notice
+from distill.demo.markup import HINT, header, notice
 from distill.show.content import as_bytes, framed
 from distill.show.pictures import Picture
 
@@ -23,6 +23,8 @@ KEEP_SECONDS = 3600
 
 EVENT = {"concurrency_id": "looking", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "minimal"}
 """One at a time: models take all cores, or one GPU. Nothing but the page calls the functions."""
+LAST = "always_last"
+"""Of what a visitor does while the answer to the same is still to come, the last is answered too; else none is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +63,14 @@ def _lay_out(looker: Looker, examples: list[Picture]) -> Parts:
             gr.HTML(header([model.title for model in looker.models]), elem_id="header")
             said = gr.HTML(elem_id="notice")
             picture = gr.Image(
-                label="picture: click a point in it",
+                label="the picture",
+                show_label=False,  # Gradio's label would cover a corner of it
                 interactive=False,
                 format="png",
                 buttons=[],
                 elem_id="picture",
             )
+            gr.HTML(HINT, elem_id="hint", padding=False)
             shown = gr.Gallery(
                 [as_bytes(framed(each, looker.looking.frame)) for each in examples],
                 label="examples",
@@ -139,10 +143,10 @@ def _choose(page: gr.Blocks, parts: Parts, looker: Looker, examples: list[Pictur
         return examples[0], turn + 1
 
     page.load(first, parts.turn, [parts.chosen, parts.turn], **EVENT)
-    parts.examples.select(picked, parts.turn, [parts.chosen, parts.turn, parts.notice], **EVENT)
+    outputs = [parts.chosen, parts.turn, parts.notice]
+    parts.examples.select(picked, parts.turn, outputs, trigger_mode=LAST, **EVENT)
     # The field is emptied at once, so that the next picture can be dropped there.
-    outputs = [parts.chosen, parts.turn, parts.notice, parts.upload]
-    parts.upload.upload(taken, [parts.upload, parts.turn], outputs, **EVENT)
+    parts.upload.upload(taken, [parts.upload, parts.turn], [*outputs, parts.upload], trigger_mode=LAST, **EVENT)
 
 
 def _look(parts: Parts, looker: Looker) -> None:
@@ -160,7 +164,7 @@ def _look(parts: Parts, looker: Looker) -> None:
         return ringed(picture, (min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)))
 
     def again(triggers: list[Callable], look: Callable, *inputs: Any, to: Any) -> None:
-        gr.on(triggers, look, [parts.chosen, *inputs], to, trigger_mode="always_last", **EVENT)
+        gr.on(triggers, look, [parts.chosen, *inputs], to, trigger_mode=LAST, **EVENT)
 
     def of(look: Callable) -> Callable:
         return lambda picture, *rest: look(looker, picture, *rest)

@@ -6,12 +6,15 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from distill.demo.guard import OwnHeaders, hosts_of, is_loopback, stay_here
 from distill.demo.maps import Looker
 from distill.show.pictures import Picture
 
+GRADIO = "6"
+"""The major version whose components the page is made of."""
 PORTS = "7860 to 7959"
 """Among which Gradio looks for a free one."""
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -22,9 +25,12 @@ MOST_VISITORS = 32
 
 
 def check_extra() -> None:
-    """Raise ValueError where Gradio is not installed. Nothing is imported yet."""
+    """Raise ValueError where Gradio is not installed, or is one that the page was not made for. Nothing is imported."""
     if find_spec("gradio") is None:
         raise ValueError("the demo needs the package gradio (extra: demo)")
+    found = version("gradio")
+    if found.partition(".")[0] != GRADIO:
+        raise ValueError(f"the demo needs gradio {GRADIO}, and {found} is installed (extra: demo)")
 
 
 def check_address(host: str, port: int | None) -> None:
