@@ -210,6 +210,10 @@ def test_of_examples_clicked_in_a_hurry_the_last_is_shown(visit: Visit):
     visit.page.wait_for_function(script, arg=third, timeout=WAIT)
 
 
+def decoded(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(b64decode(uri.partition(",")[2]))))
+
+
 def test_a_high_picture_stays_in_sight_and_is_clicked_where_it_lies(visit: Visit, tmp_path: Path):
     page, before = visit.page, visit.pictures("similarity")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 60, 3), dtype=np.uint8)).save(tmp_path / "high.png")
@@ -218,14 +222,16 @@ def test_a_high_picture_stays_in_sight_and_is_clicked_where_it_lies(visit: Visit
     assert page.locator("#similarity figure img").first.bounding_box()["height"] < 450
     box, before = page.locator("#picture img").bounding_box(), visit.pictures("similarity")
     assert box["height"] < 400
-    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.25 * box["height"])
+    for share in (0.9, 0.8, 0.7, 0.25):  # in a hurry: the last counts
+        page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + share * box["height"])
     visit.wait_for_other("similarity", before)
-    plain, ringed = (
-        np.asarray(Image.open(BytesIO(b64decode(visit.pictures(what)[0].partition(",")[2]))))
-        for what in ("pca", "similarity")
-    )
-    middle = np.argwhere((plain != ringed).any(-1)).mean(0) / plain.shape[:2]
-    assert np.abs(middle - (0.25, 0.5)).max() < 0.02
+    plain, wanted = decoded(visit.pictures("pca")[0]), np.array((0.25, 0.5))
+    for _ in range(50):
+        ring = np.argwhere((plain != decoded(visit.pictures("similarity")[0])).any(-1)).mean(0) / plain.shape[:2]
+        if np.abs(ring - wanted).max() < 0.02:
+            break
+        page.wait_for_timeout(100)
+    assert np.abs(ring - wanted).max() < 0.02
 
 
 def test_files_elsewhere_and_strange_hosts_are_refused(served: tuple):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from distill.demo import maps
 from distill.demo.limits import read_upload
@@ -23,8 +22,9 @@ KEEP_SECONDS = 3600
 
 EVENT = {"concurrency_id": "looking", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "minimal"}
 """One at a time: models take all cores, or one GPU. Nothing but the page calls the functions."""
-LAST = "always_last"
-"""Of what a visitor does while the answer to the same is still to come, the last is answered too; else none is."""
+CHOICE = {**EVENT, "concurrency_id": "choosing", "trigger_mode": "multiple"}
+"""Done at once, each, in the order of clicks. Looking, which takes longer, reads what was chosen last: were it given the
+clicks themselves, those made meanwhile would be lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class Parts:
     """The Picture that is looked at."""
     turn: gr.State
     """How many pictures were chosen so far: its change is a new picture."""
+    point: gr.State
+    """Where the ring is: x and y, shares of width and height."""
     picture: gr.Image
     upload: gr.File
     examples: gr.Gallery
@@ -92,6 +94,7 @@ def _lay_out(looker: Looker, examples: list[Picture]) -> Parts:
     return Parts(
         chosen=gr.State(None),
         turn=gr.State(0),
+        point=gr.State(MIDDLE),
         picture=picture,
         upload=upload,
         examples=shown,
@@ -129,52 +132,45 @@ def _choose(page: gr.Blocks, parts: Parts, looker: Looker, examples: list[Pictur
 
     def taken(file: str | None, turn: int) -> tuple:
         if file is None:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return (gr.skip(),) * 5
         try:
             found = read_upload(Path(file), looker.limits, looker.models, image_size=looker.looking.image_size)
         except ValueError as error:
-            return gr.skip(), gr.skip(), notice(str(error)), None
-        return found, turn + 1, "", None
+            return gr.skip(), gr.skip(), gr.skip(), notice(str(error)), None
+        return found, turn + 1, MIDDLE, "", None
 
     def picked(turn: int, event: gr.SelectData) -> tuple:
-        return examples[event.index], turn + 1, ""
+        return examples[event.index], turn + 1, MIDDLE, ""
 
-    def first(turn: int) -> tuple:
+    def clicked(picture: Picture, event: gr.SelectData) -> tuple[float, float]:
+        height, width = looker.looking.frame.size_of(picture)
+        x, y = ((place + 0.5) / length for place, length in zip(event.index, (width, height), strict=True))
+        return min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)
+
+    def first(turn: int) -> tuple[Picture, int]:
         return examples[0], turn + 1
 
     page.load(first, parts.turn, [parts.chosen, parts.turn], **EVENT)
-    outputs = [parts.chosen, parts.turn, parts.notice]
-    parts.examples.select(picked, parts.turn, outputs, trigger_mode=LAST, **EVENT)
+    outputs = [parts.chosen, parts.turn, parts.point, parts.notice]
+    parts.examples.select(picked, parts.turn, outputs, **CHOICE)
+    parts.picture.select(clicked, parts.chosen, parts.point, **CHOICE)
     # The field is emptied at once, so that the next picture can be dropped there.
-    parts.upload.upload(taken, [parts.upload, parts.turn], [*outputs, parts.upload], trigger_mode=LAST, **EVENT)
+    parts.upload.upload(taken, [parts.upload, parts.turn], [*outputs, parts.upload], **CHOICE)
 
 
 def _look(parts: Parts, looker: Looker) -> None:
     """A new picture is looked at in every way; a changed text or point in its own way only."""
 
-    def ringed(picture: Picture, point: tuple[float, float]) -> tuple[np.ndarray, str]:
-        return maps.similarity(looker, picture, point)
-
-    def at_middle(picture: Picture) -> tuple[np.ndarray, str]:
-        return ringed(picture, MIDDLE)
-
-    def at_click(picture: Picture, event: gr.SelectData) -> tuple[np.ndarray, str]:
-        height, width = looker.looking.frame.size_of(picture)
-        x, y = ((place + 0.5) / length for place, length in zip(event.index, (width, height), strict=True))
-        return ringed(picture, (min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)))
-
     def again(triggers: list[Callable], look: Callable, *inputs: Any, to: Any) -> None:
-        gr.on(triggers, look, [parts.chosen, *inputs], to, trigger_mode=LAST, **EVENT)
+        gr.on(triggers, look, [parts.chosen, *inputs], to, trigger_mode="always_last", **EVENT)
 
     def of(look: Callable) -> Callable:
         return lambda picture, *rest: look(looker, picture, *rest)
 
     new, (segment, find), sections = parts.turn.change, parts.go, parts.maps
-    point = [parts.picture, sections["similarity"]]
-    again([new], at_middle, to=point)
+    again([new, parts.point.change], of(maps.similarity), parts.point, to=[parts.picture, sections["similarity"]])
     again([new, parts.basis.change], of(maps.pca), parts.basis, to=sections["pca"])
     again([new, segment.click], of(maps.segmentation), parts.classes, to=sections["segmentation"])
     again([new, find.click, parts.query.submit], of(maps.heat), parts.query, to=sections["heat"])
     again([new], of(maps.depth), to=sections["depth"])
     again([new], of(maps.normals), to=sections["normals"])
-    again([parts.picture.select], at_click, to=point)
