@@ -23,8 +23,8 @@ KEEP_SECONDS = 3600
 EVENT = {"concurrency_id": "looking", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "minimal"}
 """One at a time: models take all cores, or one GPU. Nothing but the page calls the functions."""
 CHOICE = {**EVENT, "concurrency_id": "choosing", "trigger_mode": "multiple"}
-"""Done at once, each, in the order of clicks. Looking, which takes longer, reads what was chosen last: were it given the
-clicks themselves, those made meanwhile would be lost."""
+"""Done at once, each, in the order of clicks. Looking takes longer and reads what was chosen last: were it given
+clicks, those made meanwhile would be lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
