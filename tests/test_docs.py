@@ -32,6 +32,7 @@ from distill.study.grid import read_page
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
 PUBLISHING = REPOSITORY / "docs" / "publishing.md"
+TROUBLESHOOTING = REPOSITORY / "docs" / "troubleshooting.md"
 QUOTING = [*PAGES, REPOSITORY / "README.md"]
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -231,6 +232,33 @@ def setting_exists(key: str) -> bool:
             left.pop(0)
             kind = entries
     return True
+
+
+def test_every_task_study_and_module_has_its_place_in_the_pages(site: Path) -> None:
+    evaluation, studies = ((REPOSITORY / "docs" / f"{name}.md").read_text() for name in ("evaluation", "studies"))
+    assert [task for task in (*TASKS, AGREEMENT) if f"| `{task}` |" not in evaluation] == []
+    assert [name for name in catalogue("study") if f"| `{name}` |" not in studies] == []
+    reference = "".join(page.read_text(encoding="utf-8") for page in (site / "reference").glob("*.html"))
+    packages = [file.parent.relative_to(REPOSITORY) for file in REPOSITORY.glob("distill/*/__init__.py")]
+    documented = [f'id="{".".join(each.parts)}' in reference for each in packages]
+    assert len(packages) > 10 and all(documented), packages
+
+
+SAID_ELSEWHERE = ("distill: command not found", "Killed")
+"""By the shell."""
+
+
+def test_messages_in_the_headings_of_troubleshooting_are_in_the_code() -> None:
+    code = "".join(
+        file.read_text() for folder in ("distill", "teachers") for file in REPOSITORY.glob(f"{folder}/**/*.py")
+    )
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # texts that go on in the next line
+    headings = [line for line in TROUBLESHOOTING.read_text(encoding="utf-8").splitlines() if line.startswith("### ")]
+    quoted = [text for line in headings for text in INLINE.findall(line) if text not in SAID_ELSEWHERE]
+    assert len(quoted) > 30
+    # Between the parts that differ; what stands between quotes or braces in the code differs too.
+    parts = [part.strip(" '?:)") for text in quoted for part in re.split(r"…|'|: |; | \(", text)]
+    assert [part for part in parts if part not in code] == []
 
 
 @pytest.mark.parametrize("page", QUOTING, ids=names(QUOTING))
