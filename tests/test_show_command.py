@@ -103,6 +103,17 @@ def test_a_frozen_teacher_stands_beside_its_student(run: Path, tmp_path: Path):
     assert load_model(Asked(place=str(student), side="teacher")).title == "smoke teacher"
 
 
+def test_a_checkpoint_that_is_passed_over_is_named(run: Path, tmp_path: Path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    [whole] = (tmp_path / "run" / "checkpoints").glob("step_*")
+    later = shutil.copytree(whole, whole.with_name("step_00000002"))
+    (later / "student.safetensors").write_bytes(b"cut")
+    file = tmp_path / "sheet.png"
+    assert cli.main(["show", "pca", str(tmp_path / "run"), *SMALL, "--to", str(file)]) == 0
+    told = capsys.readouterr().err
+    assert "step_00000002" in told and told.count("\n") == 1
+
+
 def test_models_of_one_name_are_told_apart(run: Path):
     model = load_model(Asked(place=str(run)))
     assert [each.title for each in told_apart([model, model])] == ["smoke (1)", "smoke (2)"]
@@ -140,6 +151,8 @@ MISTAKES = {
     "point outside": (["similarity", "RUN", "point=3,0"], "shares of the picture"),
     "no query": (["heat", "RUN"], "needs a text"),
     "block that is not there": (["pca", "RUN", "layers=[1, 99]"], "99"),
+    "no block": (["pca", "RUN", "layers=[]"], "name blocks, such as layers=[3, 6], or all"),
+    "classes without brackets": (["segmentation", "RUN", "classes=cat, dog"], "several are written classes=[cat, dog]"),
     "layers of values": (["pca", "RUN", "layers=all", "features=value"], "value features"),
     "no text tower": (["heat", "timm:test_vit", "weights=random", "query=x"], "has no text tower"),
     "weights of a run": (["pca", "RUN", "weights=x"], "has its own"),

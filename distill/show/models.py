@@ -4,6 +4,7 @@ Legend: B pictures, N patches, (H, W) pixels.
 """
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from distill.encoders.dual import DualEncoder
 from distill.eval.command import load_encoder
 from distill.eval.features import Kind, device_of, resize_short_side, short_side_size, stretch, tokens
 from distill.show.pictures import Picture
-from distill.train.checkpoint import find
+from distill.train.checkpoint import find, latest
 
 Side = Literal["student", "teacher", "untrained"]
 MAX_PATCHES = 30_000
@@ -68,7 +69,8 @@ def load_model(asked: Asked) -> Model:
         raise ValueError(f"{place}: no such run or checkpoint folder, and no FAMILY:NAME")
     if asked.weights is not None:
         raise ValueError(f"weights={asked.weights}: {place} is a run and has its own")
-    found = find(place)
+    # A broken last checkpoint is passed over, and whoever looks should know that this is not the run's end.
+    found = latest(place, say=_say) or find(place)
     side = asked.side or "student"
     recipe = recipe_from_file(found.folder / "recipe.yaml")
     title = asked.title or " ".join([recipe.name, *([side] if side != "student" else [])])
@@ -77,6 +79,10 @@ def load_model(asked: Asked) -> Model:
         return Model(title=title, encoder=teacher.encoder.eval(), image_size=teacher.image_size, recipe=recipe)
     encoder, recipe = load_encoder(found.folder, side)
     return Model(title=title, encoder=encoder, image_size=recipe.data.image_size, recipe=recipe)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 def on(model: Model, device: torch.device | str) -> Model:

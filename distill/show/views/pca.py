@@ -42,6 +42,8 @@ class PcaSettings:
     """`lab` puts the first component into lightness, which print and colour-blind people keep; `rgb` is the usual."""
 
     def __post_init__(self) -> None:
+        if self.layers == ():
+            raise ValueError("layers=[]: name blocks, such as layers=[3, 6], or all")
         if self.layers is not None and self.features != "final":
             raise ValueError(f"layers and features={self.features}: value features are those of the last block only")
 

@@ -40,6 +40,8 @@ class SegmentationSettings:
             raise ValueError("classes: every name may stand there once")
         if not all(name.strip() for name in self.classes):
             raise ValueError("classes: a name is empty")
+        if len(self.classes) == 1 and "," in self.classes[0]:
+            raise ValueError(f"classes={self.classes[0]} is one name; several are written classes=[{self.classes[0]}]")
         check_opacity(self.opacity)
 
 
