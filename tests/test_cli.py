@@ -7,7 +7,7 @@ import sys
 import textwrap
 import time
 import types
-from argparse import Namespace
+from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 
 import pytest
@@ -110,8 +110,12 @@ def test_help_and_messages_are_quick_and_load_no_torch(arguments: list[str]) -> 
     assert min(seconds) < 3.0
 
 
-def test_the_help_of_every_command_has_examples(capsys: pytest.CaptureFixture) -> None:
-    for command in ("train", "study", "teachers", "cache", "data", "eval", "recipes"):
+def test_the_help_of_every_command_has_examples_and_every_module_is_a_command(capsys: pytest.CaptureFixture) -> None:
+    parser = cli.build_parser()
+    [names] = [action.choices for action in parser._actions if isinstance(action, _SubParsersAction)]
+    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "parsers"}
+    assert {"evaluate" if name == "eval" else name for name in names} == modules
+    for command in names:
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         text = capsys.readouterr().out
