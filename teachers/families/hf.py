@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from distill.contracts import Statistics
+from distill.extras import optional_module
 from teachers.families.folders import HUB_NAME, first_line, hub_folder, licence_on_card, read_settings
 from teachers.families.hf_towers import CLIP, CONVNEXT, DINOV2, DINOV3, NAFLEX, SIGLIP, HfImage, HfText, Layout
 from teachers.families.pretrained import RANDOM, Family, Pretrained
@@ -111,11 +112,7 @@ FAMILY = Family(
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as missing:
-        raise ValueError("transformers:… needs the package transformers (extra: hf)") from missing
-    return transformers
+    return optional_module("transformers", needed_by="transformers:…")
 
 
 @contextmanager

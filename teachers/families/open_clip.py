@@ -20,6 +20,7 @@ from torch import nn
 
 from distill.contracts import ImageEncoder
 from distill.encoders.weights import load_strictly, read_tensors
+from distill.extras import check_installed
 from teachers.families.folders import first_line
 from teachers.families.open_clip_names import CONFIG, HUB, SAFE_WEIGHTS, Described, describe
 from teachers.families.open_clip_towers import ClipText, TimmTransformer, image_tower, is_plain
@@ -132,10 +133,9 @@ def _tokenizer(place: str | None, context_length: int, mode: str | None, setting
     arguments = json.loads(settings) | {"context_length": context_length}
     if place is None:
         return SimpleTokenizer(**arguments)
+    check_installed("transformers", needed_by=f"the tokenizer {place}")
     try:
         return HFTokenizer(place, tokenizer_mode=mode, **arguments)
-    except ImportError as missing:
-        raise ValueError(f"the tokenizer {place} needs the package transformers (extra: hf)") from missing
     except Exception as problem:  # what is not there raises OSError, a damaged tokenizer.json a bare Exception
         raise ValueError(
             f"the tokenizer {place} cannot be had: {first_line(problem)}; name a folder that holds the model with its "

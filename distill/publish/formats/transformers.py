@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.encoders.text_tips import EPSILON, TipsText
+from distill.extras import optional_module
 from distill.publish.formats import convnext, timm
 from distill.publish.formats.plain import PlainViT, gated_ratio, in_transformers, plain, ratio, why_not_plain
 from distill.publish.student import DTYPES, Dtype, Subject, stored
@@ -40,11 +41,7 @@ def refusal(subject: Subject) -> str | None:
 
 def library() -> Any:
     """ValueError naming the extra where the package is missing."""
-    try:
-        import transformers
-    except ImportError as missing:
-        raise ValueError("the transformers format needs the package transformers (extra: hf)") from missing
-    return transformers
+    return optional_module("transformers", needed_by="the transformers format")
 
 
 def why_not_tips(subject: Subject) -> str | None:
