@@ -12,6 +12,17 @@ FOLDERS = ("distill", "teachers")
 
 FORBIDDEN = {
     "distill.config": ("distill.", "teachers", "torch", "timm", "open_clip", "datasets", "transformers", "numpy"),
+    "distill.known": (
+        "distill.",
+        "teachers",
+        "torch",
+        "timm",
+        "open_clip",
+        "datasets",
+        "transformers",
+        "numpy",
+        "scipy",
+    ),
     "distill.contracts": ("distill.", "teachers"),
     "distill.data": ("distill.encoders", "distill.objective", "distill.train", "distill.eval", "teachers"),
     "distill.encoders": ("distill.data", "distill.objective", "distill.train", "distill.eval", "teachers"),

@@ -18,7 +18,6 @@ from distill.eval.layouts import (
     open_pairs,
     open_segmentation,
 )
-from distill.eval.layouts.dataset import MissingData, Role
 from distill.eval.layouts.tables import PREFIX, TableCaptions, TableClasses, TableSegmentation, is_table
 from distill.eval.pictures.datasets import SceneCaptions, SceneClasses, SceneMasks
 from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry, What
@@ -28,6 +27,7 @@ from distill.eval.tasks.compositional_pairs import ContrastedPictures
 from distill.eval.tasks.instance_retrieval import InstanceSubset
 from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
+from distill.known.layout import MissingData, Role
 
 CAPTIONS: tuple[Granularity, Granularity] = ("alt", "detailed")
 """What the procedural world's CLS 1 and the last CLS are asked to retrieve: fixed, so that recipes compare."""

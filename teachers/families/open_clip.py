@@ -22,9 +22,9 @@ from distill.contracts import ImageEncoder
 from distill.encoders.weights import load_strictly, read_tensors
 from distill.extras import check_installed
 from teachers.families.folders import first_line
-from teachers.families.open_clip_names import CONFIG, HUB, SAFE_WEIGHTS, Described, describe
+from teachers.families.open_clip_names import CONFIG, Described, describe
 from teachers.families.open_clip_towers import ClipText, TimmTransformer, image_tower, is_plain
-from teachers.families.pretrained import Family, Pretrained
+from teachers.families.pretrained import Pretrained
 
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 """Numbers among the tensors of OpenAI's scripted models."""
@@ -60,19 +60,6 @@ def load(name: str, weights: str | None) -> Pretrained:
         source=described.source,
         files=() if described.file is None else (described.file,),
     )
-
-
-FAMILY = Family(
-    name="open_clip",
-    title="CLIP, SigLIP, SigLIP2, PE-Core, EVA, ViTamin, MobileCLIP and ConvNeXt CLIP of open_clip",
-    names=f"ARCHITECTURE or ARCHITECTURE:TAG with weights=FILE, a folder with {CONFIG} and {SAFE_WEIGHTS[0]}, or "
-    f"{HUB}OWNER/NAME",
-    dense="in the space of its text: every place projected or pooled as if it were alone",
-    text="of every model",
-    heads="none",
-    licence="as the folder's README.md states it",
-    load=load,
-)
 
 
 def _build(config: dict[str, Any]) -> CustomTextCLIP:

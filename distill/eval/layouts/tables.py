@@ -15,12 +15,12 @@ from torch import Tensor
 from distill.config import Evaluate
 from distill.data.sources import content_and_path, field_at, texts_of
 from distill.data.splits import NotHere, open_split
-from distill.eval.layouts.dataset import MissingData, Role
 from distill.eval.layouts.names import rows_of
 from distill.eval.layouts.pixel_maps import id_table, ids_of, labels_of
 from distill.eval.pictures.datasets import IGNORE, apart, called, read_square, spread
 from distill.eval.pictures.decoding import decoded
 from distill.eval.pictures.files import check_size, read_image, to_pixels
+from distill.known.layout import MissingData, Role
 
 PREFIX = "hf:"
 """Before a folder, a file or a glob that is read here."""

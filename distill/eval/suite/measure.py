@@ -27,13 +27,13 @@ from distill.encoders.dual import DualEncoder
 from distill.environment import environment
 from distill.eval import EvaluationData, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
-from distill.eval.layouts.dataset import MissingData, data_root
 from distill.eval.registry import READS
 from distill.eval.remembered import remembering
 from distill.eval.suite.fingerprints import fingerprints, sets_of
 from distill.eval.suite.page import PLACES, READ_BY, Suite, is_heard, words_of
 from distill.eval.suite.subject import Subject
 from distill.eval.suite.watch import Shown
+from distill.known.layout import MissingData, data_root
 from distill.train.journal import whole, write_atomically
 
 FORMAT = 2
