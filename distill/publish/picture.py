@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.compose import load_learnt_teacher
+from distill.encoders.dual import DualEncoder
+from distill.eval.command import load_encoder
 from distill.eval.pictures.datasets import spread
 from distill.publish.proof.questions import photo_files
 from distill.publish.student import Subject
-from distill.show.models import Asked, Model, load_model
+from distill.show.models import Model
 from distill.show.pictures import Picture, read_picture, scene_pictures
 from distill.show.sheet import Paper, draw
 from distill.show.views import VIEWS, Looking
@@ -36,9 +39,9 @@ def draw_features(subject: Subject, photos: Path | None, file: Path) -> Drawn:
     """
     size = max(subject.image_size, GRID * subject.image.patch_size)
     pictures = _pictures(subject, photos, longest=4 * size)
-    models, missing = [Model(title="trained", encoder=subject.encoder, image_size=size, recipe=subject.recipe)], None
+    models, missing = [Model(title="trained", encoder=subject.encoder, image_size=size)], None
     try:
-        models.append(load_model(Asked(place=str(subject.checkpoint), side="untrained", title="before training")))
+        models.append(Model(title="before training", encoder=_start(subject), image_size=size))
     except (ValueError, OSError) as problem:  # what it started as is not there any more
         missing = str(problem)
     view = VIEWS["pca"]
@@ -50,6 +53,13 @@ def draw_features(subject: Subject, photos: Path | None, file: Path) -> Drawn:
         f"of {size} pixels.{before}"
     )
     return Drawn(caption=caption, photos=None if photos is None else f"photos of {photos.name}", missing=missing)
+
+
+def _start(subject: Subject) -> DualEncoder:
+    """What the published encoder was before its first step. Raises ValueError where what it started as is gone."""
+    if subject.side == "teacher" and subject.recipe.teacher.kind == "partial":
+        return load_learnt_teacher(subject.recipe, {}).eval()
+    return load_encoder(subject.checkpoint, "untrained")[0]
 
 
 def _pictures(subject: Subject, photos: Path | None, *, longest: int) -> list[Picture]:

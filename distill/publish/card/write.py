@@ -23,7 +23,8 @@ CARD, RECIPE, PICTURE, LICENCE = "README.md", "recipe.yaml", "features.png", "LI
 FILES = (CARD, RECIPE, PICTURE, LICENCE)
 """Everything that is written here."""
 PNG = b"\x89PNG\r\n\x1a\n"
-CAPTION = "What its patch tokens look like: their principal components as colours."
+CAPTION = "What it makes of pictures."
+"""Of a picture that was given; nobody knows more about it here."""
 
 
 def choose_licence(checkpoint: Path, *, licence: str | None = None) -> Choice:
@@ -96,7 +97,7 @@ def write_card(
     }
     if (folder / PICTURE).is_file():
         shown = caption or CAPTION
-        parts[""] += f"\n\n![{CAPTION}]({PICTURE})\n\n*{shown}*"
+        parts[""] += f"\n\n![{shown}]({PICTURE})\n\n*{shown}*"
     body = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in parts.items())
     front = metadata(facts, proof, datasets=datasets)
     card = ModelCard(f"---\n{front.to_yaml()}\n---\n\n# {facts.title}\n\n{body}\n")
