@@ -233,9 +233,13 @@ def test_the_card_shows_what_the_student_sees(run, tmp_path, capsys, shared_data
     photos = ["--photos", str(shared_data / "coco_captions")]
     assert main([*words, str(tmp_path / "photos"), *photos]) == 0
     said = capsys.readouterr().out
-    assert "features.png shows photos of coco_captions: give it on only if you may; --no-picture leaves it out" in said
+    assert (
+        "features.png shows photos of the folder coco_captions: give it on only if you may; --no-picture leaves it out"
+        in said
+    )
     assert any(
-        "shows photos of coco_captions" in each for each in prepare(tmp_path / "photos", "a/b", private=True).warnings
+        "shows photos of the folder coco_captions" in each
+        for each in prepare(tmp_path / "photos", "a/b", private=True).warnings
     )
     assert main([*words, str(tmp_path / "none"), *photos, "--no-picture"]) == 0
     assert not (tmp_path / "none" / "features.png").exists()

@@ -52,7 +52,9 @@ def draw_features(subject: Subject, photos: Path | None, file: Path) -> Drawn:
         "What its patch tokens look like: their first three principal components as lightness and colours, on pictures "
         f"of {size} pixels.{before}"
     )
-    return Drawn(caption=caption, photos=None if photos is None else f"photos of {photos.name}", missing=missing)
+    return Drawn(
+        caption=caption, photos=None if photos is None else f"photos of the folder {photos.name}", missing=missing
+    )
 
 
 def _start(subject: Subject) -> DualEncoder:
