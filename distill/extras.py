@@ -16,8 +16,12 @@ EXTRAS = {
 """The extra of pyproject.toml that each of them comes with. What `run.tracker` needs is accelerate's business."""
 
 
+class MissingPackage(ValueError):
+    """A package that an extra brings is not there."""
+
+
 def optional_module(package: str, *, needed_by: str) -> ModuleType:
-    """The package, imported. Raises ValueError that says who needs it and names its extra where it is missing.
+    """The package, imported. Raises MissingPackage that says who needs it and names its extra where it is missing.
 
     One that is there and fails to import is not missing: then the error says so too.
     """
@@ -26,13 +30,13 @@ def optional_module(package: str, *, needed_by: str) -> ModuleType:
     except ImportError as problem:
         # A stand-in None in sys.modules and a package that is not there both bear its name.
         reason = "" if problem.name == package else f", which cannot be imported: {problem}"
-        raise ValueError(f"{_needs(package, needed_by)}{reason}") from problem
+        raise MissingPackage(f"{_needs(package, needed_by)}{reason}") from problem
 
 
 def check_installed(package: str, *, needed_by: str) -> None:
-    """As `optional_module`, before the time has come to import it. Raises ValueError where it is missing."""
+    """As `optional_module`, before the time has come to import it. Raises MissingPackage where it is not."""
     if find_spec(package) is None:
-        raise ValueError(_needs(package, needed_by))
+        raise MissingPackage(_needs(package, needed_by))
 
 
 def _needs(package: str, needed_by: str) -> str:

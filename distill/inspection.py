@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from distill.catalogue.families import wrapped
 from distill.compose import RANDOM, Pretrained, load_pretrained
 from distill.config import Scenes
 from distill.contracts import Tokens
@@ -15,7 +16,6 @@ from distill.encoders.dual import DualEncoder
 from distill.eval import sanity
 from distill.eval.features import unit
 from distill.exit_codes import FINISHED
-from distill.known.families import wrapped
 
 NUM_PICTURES = 8
 """At least; more where the grid is so coarse that they would make fewer than NUM_PATCHES."""

@@ -12,7 +12,7 @@ FOLDERS = ("distill", "teachers")
 
 FORBIDDEN = {
     "distill.config": ("distill.", "teachers", "torch", "timm", "open_clip", "datasets", "transformers", "numpy"),
-    "distill.known": (
+    "distill.catalogue": (
         "distill.",
         "teachers",
         "torch",

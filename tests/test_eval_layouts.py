@@ -17,6 +17,9 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from distill import cli
+from distill.catalogue.data_sets import DATA_SETS
+from distill.catalogue.layout import find
+from distill.catalogue.listing import show
 from distill.config import load_recipe
 from distill.contracts import ImageEncoder, SegmentationSet, Tokens
 from distill.encoders.dual import DualEncoder
@@ -38,9 +41,6 @@ from distill.eval.layouts.registry import READERS
 from distill.eval.pictures.things import num_things_of
 from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
-from distill.known.data_sets import DATA_SETS
-from distill.known.layout import find
-from distill.known.listing import show
 
 NO = 255
 

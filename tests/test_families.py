@@ -14,12 +14,12 @@ from tiny_released import EXAMPLES, RELEASED, Released
 from tiny_runs import losses, opened, tiny, train_alone, words
 
 from distill import cli
+from distill.catalogue.families import FAMILIES
 from distill.compose import Parts, compose
 from distill.contracts import ImageEncoder, TextEncoder
 from distill.encoders.dual import DualEncoder
 from distill.encoders.timm_names import timm_statistics
 from distill.encoders.vit import create_vit, wrap_vit
-from distill.known.families import FAMILIES
 from distill.train import resume
 from teachers import Frozen
 from teachers.families import LOADERS, RANDOM, Pretrained, load, open_clip_names, tips_files, tips_sizes

@@ -85,7 +85,7 @@ def evaluate(options: argparse.Namespace) -> int:
 def list_data_sets(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from distill.known.listing import show
+    from distill.catalogue.listing import show
 
     show(options.names, options.root, console=Console())
     return 0

@@ -14,7 +14,7 @@ examples:
   distill publish runs/ibotpp-seed0 --to published/small --formats timm,onnx --photos photos
   distill publish runs/vanilla-seed0 --to published/half --dtype fp16
   distill publish runs/ibotpp-seed0 --to published/average --side teacher
-  distill publish runs/deit-seed0 --to published/deit --licence apache-2.0 --picture features.png
+  distill publish runs/deit-seed0 --to published/deit --licence apache-2.0 --photos photos --no-picture
   distill publish published/ibotpp --push someone/ibotpp-small          what would go to the hub; sends nothing
   distill publish published/ibotpp --push someone/ibotpp-small --upload
 
@@ -31,12 +31,14 @@ def add(commands: Commands) -> None:
     written.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of weights; onnx is fp32")
     written.add_argument("--side", choices=("student", "teacher"), default="student", help="whose weights")
     written.add_argument("--photos", type=Path, metavar="FOLDER", help="to compare on (default: held-out scenes)")
-    size = "transformers only: larger weights are cut into files of this size (default: 5GB)"
-    written.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help=size)
+    size = "of models of transformers: larger weights are cut into files of it (default: 5GB)"
+    written.add_argument("--max-shard-size", metavar="SIZE", help=size)
     licence = "of the student, as the hub names it (default: what its teachers' licences ask for)"
     written.add_argument("--licence", metavar="NAME", help=licence)
     written.add_argument("--licence-text", type=Path, metavar="FILE", help="goes along as LICENSE")
-    written.add_argument("--picture", type=Path, metavar="PNG", help="of its features, for the card")
+    drawn = "of its features, for the card (default: one is drawn, of the photos or of held-out scenes)"
+    written.add_argument("--picture", type=Path, metavar="PNG", help=drawn)
+    written.add_argument("--no-picture", action="store_true", help="a card without one")
     written.add_argument("--page", type=Path, help="the recipe it stands on, where that does not come with distill")
     written.add_argument("--data", action="append", default=[], metavar="OWNER/NAME", help="the hub's name of its data")
     sent = parser.add_argument_group("the hub")

@@ -2,8 +2,8 @@
 
 import argparse
 
+from distill.catalogue.families import families_text
 from distill.cli.parsers import Commands, add_command
-from distill.known.families import families_text
 
 HELP = """\
 examples:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.catalogue.layout import MissingData, Role
 from distill.config import Evaluate, Granularity, Recipe
 from distill.contracts import DepthSet, NormalsSet, SegmentationSet
 from distill.data.scenes import SceneWorld
@@ -27,7 +28,6 @@ from distill.eval.tasks.compositional_pairs import ContrastedPictures
 from distill.eval.tasks.instance_retrieval import InstanceSubset
 from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
-from distill.known.layout import MissingData, Role
 
 CAPTIONS: tuple[Granularity, Granularity] = ("alt", "detailed")
 """What the procedural world's CLS 1 and the last CLS are asked to retrieve: fixed, so that recipes compare."""

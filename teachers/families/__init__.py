@@ -14,7 +14,7 @@ LOADERS: dict[str, Load] = {
     "transformers": hf.load,
     "distill": ours.load,
 }
-"""Every family of `distill.known.families`. Their modules import optional packages when something is loaded."""
+"""Every family of `distill.catalogue.families`. Their modules import optional packages when something is loaded."""
 
 
 def load(model: str, weights: str | None) -> Pretrained:

@@ -6,12 +6,12 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from distill.catalogue.layout import one_of
+from distill.catalogue.pictures import SUGARCREPE_PICTURES
 from distill.eval.layouts.coco import pictures_of
 from distill.eval.pictures.datasets import read_squares, spread
 from distill.eval.pictures.files import read_object
 from distill.eval.pictures.pairs import CaptionPair, read_pairs
-from distill.known.layout import one_of
-from distill.known.pictures import SUGARCREPE_PICTURES
 
 MOST_CAPTIONS = 5
 """Of a COCO picture: the first five, as in the papers; a few have six or seven."""

@@ -6,13 +6,13 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
+from distill.catalogue.layout import one_of
+from distill.catalogue.masks import coco_panoptic_maps, coco_stuff_maps
 from distill.eval.layouts.names import ids, names
 from distill.eval.layouts.pairing import by_stem
 from distill.eval.layouts.pixel_maps import MaskFiles, by_id, labels_of_numbers, read_numbers
 from distill.eval.pictures.datasets import IGNORE
 from distill.eval.pictures.files import read_object
-from distill.known.layout import one_of
-from distill.known.masks import coco_panoptic_maps, coco_stuff_maps
 
 NUM_THINGS = 80
 

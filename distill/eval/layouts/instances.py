@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.catalogue.pictures import UNED_INDEX, UNED_SUBSETS, UNED_WITH_INDEX
 from distill.eval.pictures.datasets import spread
 from distill.eval.pictures.files import read_json
 from distill.eval.pictures.instances import Numbered
 from distill.eval.tasks.instance_retrieval import InstanceSubset
-from distill.known.pictures import UNED_INDEX, UNED_SUBSETS, UNED_WITH_INDEX
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distill.catalogue.data_sets import DATA_SETS
+from distill.catalogue.layout import DataSet, Kind, Role, found
 from distill.contracts import SegmentationSet
 from distill.eval.layouts.captions import (
     ListedCaptions,
@@ -25,8 +27,6 @@ from distill.eval.pictures.pairs import ListedPairs, folder_pairs
 from distill.eval.tasks.instance_retrieval import InstanceSubset
 from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
-from distill.known.data_sets import DATA_SETS
-from distill.known.layout import DataSet, Kind, Role, found
 
 READERS: dict[str, Callable[[Path, str], Any]] = {
     "ade20k": ade20k,

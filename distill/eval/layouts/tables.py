@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from distill.catalogue.layout import MissingData, Role
 from distill.config import Evaluate
 from distill.data.sources import content_and_path, field_at, texts_of
 from distill.data.splits import NotHere, open_split
@@ -20,7 +21,6 @@ from distill.eval.layouts.pixel_maps import id_table, ids_of, labels_of
 from distill.eval.pictures.datasets import IGNORE, apart, called, read_square, spread
 from distill.eval.pictures.decoding import decoded
 from distill.eval.pictures.files import check_size, read_image, to_pixels
-from distill.known.layout import MissingData, Role
 
 PREFIX = "hf:"
 """Before a folder, a file or a glob that is read here."""

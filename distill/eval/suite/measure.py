@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from distill import __version__
 from distill.cache.identity import sha256_of_weights
 from distill.cache.shards import sha256_of
+from distill.catalogue.layout import MissingData, data_root
 from distill.config import TASKS_WITH_TEXT, Recipe
 from distill.encoders.dual import DualEncoder
 from distill.environment import environment
@@ -33,7 +34,6 @@ from distill.eval.suite.fingerprints import fingerprints, sets_of
 from distill.eval.suite.page import PLACES, READ_BY, Suite, is_heard, words_of
 from distill.eval.suite.subject import Subject
 from distill.eval.suite.watch import Shown
-from distill.known.layout import MissingData, data_root
 from distill.train.journal import whole, write_atomically
 
 FORMAT = 2

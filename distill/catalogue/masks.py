@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from distill.known.layout import DataSet
+from distill.catalogue.layout import DataSet
 
 mask_set = partial(DataSet, kind="segmentation", tasks=("zero_shot_segmentation", "linear_segmentation"))
 SPLITS = {"train": "train", "val": "val"}

@@ -1,6 +1,6 @@
 """Data sets of whole pictures: with classes, with captions, and with instances."""
 
-from distill.known.layout import DataSet
+from distill.catalogue.layout import DataSet
 
 UNED_SUBSETS = ("food2k", "cars", "sop", "inshop", "inat", "met", "gldv2", "rp2k")
 """In the order of the paper's tables."""

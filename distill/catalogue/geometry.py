@@ -1,6 +1,6 @@
 """Data sets with depth and surface normals."""
 
-from distill.known.layout import DataSet
+from distill.catalogue.layout import DataSet
 
 GEOMETRY: dict[str, DataSet] = {
     "nyuv2": DataSet(
