@@ -1,6 +1,8 @@
 """Packages that come with an extra of distill: imported where they are used, and named where they are missing."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -37,6 +39,21 @@ def check_installed(package: str, *, needed_by: str) -> None:
     """As `optional_module`, before the time has come to import it. Raises MissingPackage where it is not."""
     if find_spec(package) is None:
         raise MissingPackage(_needs(package, needed_by))
+
+
+@contextmanager
+def quiet(transformers: ModuleType) -> Iterator[None]:
+    """Without transformers' progress bars and reports of loading: whoever loads checks what matters of it."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _needs(package: str, needed_by: str) -> str:

@@ -7,8 +7,6 @@ builds as transformers' wrapper of timm.
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.encoders.text_tips import EPSILON, TipsText
-from distill.extras import optional_module
+from distill.extras import optional_module, quiet
 from distill.publish.formats import convnext, timm
 from distill.publish.formats.plain import PlainViT, gated_ratio, in_transformers, plain, ratio, why_not_plain
 from distill.publish.student import DTYPES, Dtype, Subject, stored
@@ -93,26 +91,11 @@ def write(subject: Subject, folder: Path, *, dtype: Dtype, max_shard_size: str |
     tensors = {name: stored(value, dtype) for name, value in _tensors(subject, kind).items()}
     _fill(model, tensors)
     model.config.dtype = DTYPES[dtype]
-    with quiet():
+    with quiet(library()):
         model.save_pretrained(folder, max_shard_size=max_shard_size or SHARD_SIZE)
         for file in folder.glob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes them private
         _write_processor(subject, folder, kind)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and reports."""
-    logging = library().utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _settings(subject: Subject, kind: str) -> dict[str, Any]:
@@ -233,7 +216,7 @@ def _why_not_tokenizer(text: TipsText) -> str | None:
     """What transformers makes of the SentencePiece model has to cut words as it does."""
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet(library()):
         shutil.copyfile(text.tokenizer, Path(folder) / TOKENIZER)
         try:
             tokenizer = _tokenizer(Path(folder), text.context_length)
