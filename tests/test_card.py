@@ -19,10 +19,12 @@ from tiny_teachers import PARTS, partial
 from distill.config import Data, Dataset, recipe_from_file
 from distill.encoders.weights import sha256_of_weights
 from distill.publish.card import FILES, choose_licence, write_card
+from distill.publish.card.facts import gather
 from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, choose, metadata, wants_copy
 from distill.publish.card.loading import FOLDER, PICTURE
+from distill.publish.card.opening import limits
 from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
-from distill.publish.card.sections import PAPER, QUANTITIES, SOFTWARE, proven
+from distill.publish.card.sections import PAPER, QUANTITIES, SOFTWARE, proven, training
 from distill.publish.card.sources import hub_name, licences_of, sources_of
 from distill.publish.plan import plan, write
 from distill.publish.proof.prove import BOTH, IMAGE, PHOTOS, WIDE
@@ -233,10 +235,12 @@ def test_the_opening_says_what_was_trained_and_on_what(runs: dict[str, Path], tm
     assert "it gives one token for the whole picture" in first["convnet"] and "caption" not in first["convnet"]
 
 
-def test_the_limits_know_the_sizes_of_local_crops(runs: dict[str, Path], tmp_path: Path):
-    crops = {name: "with local crops of" in card_of(runs[name], tmp_path / name)[1] for name in ("captions", "taught")}
-    views = {name: recipe_from_file(find(runs[name]).folder / "recipe.yaml").data.views for name in crops}
-    assert crops == {name: each.num_local > 0 for name, each in views.items()}
+def test_the_limits_know_the_sizes_of_local_crops(runs: dict[str, Path]):
+    facts = gather(load_subject(runs["captions"], side="student"), licence=None, page=None)
+    data = facts.recipe.data
+    for number, said in ((0, "32 × 32 pixels; other"), (2, "32 × 32 pixels, with local crops of 24; other")):
+        views = replace(data.views, num_local=number, local_size=24)
+        assert said in limits(replace(facts, recipe=replace(facts.recipe, data=replace(data, views=views))))
 
 
 def copied(run: Path, to: Path) -> Path:
@@ -365,6 +369,23 @@ def test_the_page_that_a_run_stands_on_is_named_with_what_was_changed(runs: dict
         card_of(runs["captions"], tmp_path / "out", page=tmp_path / "none.yaml")
 
 
+def test_what_only_lies_elsewhere_is_no_other_setting(runs: dict[str, Path], tmp_path: Path):
+    page = tmp_path / "page.yaml"
+    trained_with = (find(runs["taught"]).folder / "recipe.yaml").read_text()
+    weights = re.search(r"weights: (/\S+)", trained_with)[1]
+    page.write_text(
+        trained_with.replace(weights, "/of/somebody/test_vit.safetensors").replace("steps: 1\n", "steps: 2\n")
+    )
+    said = section(card_of(runs["taught"], tmp_path / "out", page=page)[1], "Training")
+    assert "`teacher.weights: lies in another place`; `optim.steps: 2 -> 1`" in said and "/of/somebody" not in said
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(3.4, "3 seconds"), (170.0, "2.8 minutes"), (9000.0, "2.5 hours")])
+def test_how_long_a_run_took(seconds: float, told: str, runs: dict[str, Path]):
+    facts = gather(load_subject(runs["captions"], side="student"), licence=None, page=None)
+    assert f"- Run: {told} on " in training(replace(facts, summary=facts.summary | {"seconds": seconds}))
+
+
 def test_the_data_has_a_fingerprint_while_it_is_there(runs: dict[str, Path], tmp_path: Path):
     said = section(card_of(runs["captions"], tmp_path / "out")[1], "Training")
     assert "100 procedurally drawn scenes" in said and re.search(r"Its fingerprint, .*, is `[0-9a-f]{16}`\.", said)
@@ -376,6 +397,17 @@ def test_data_that_is_a_pattern_is_named_with_its_folder():
     data = Data(source="dataset", dataset=Dataset(path="/data/of/somebody/photos/*.jpg"))
     assert data_in_words(data) == "imagefolder `photos/*.jpg`"
     assert without_machine(data.dataset.path) == "photos/*.jpg"
+
+
+def test_data_in_files_is_told_with_their_number(runs: dict[str, Path], tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 4)).save(tmp_path / "photos" / f"{number}.jpg")
+    facts = gather(load_subject(runs["taught"], side="student"), licence=None, page=None)
+    data = Data(source="dataset", image_size=32, dataset=Dataset(path=f"{tmp_path}/photos/*.jpg"))
+    said = training(replace(facts, recipe=replace(facts.recipe, data=data)))
+    assert "- Data: imagefolder `photos/*.jpg`, 3 files. Its fingerprint, as this is written, is `" in said
+    assert str(tmp_path) not in said
 
 
 def test_a_picture_is_shown_and_has_to_be_one(runs: dict[str, Path], tmp_path: Path):

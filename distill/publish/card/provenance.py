@@ -55,7 +55,7 @@ def provenance(recipe: Recipe, page: Path | None) -> Provenance | None:
         page=found.name,
         study=promoted[1] if promoted else None,
         header=without_machine(header),
-        changed=tuple(without_machine(changed)),
+        changed=tuple(_cut(change) for change in changed),
     )
 
 
@@ -75,6 +75,15 @@ def without_machine(value: Any) -> Any:
         alone = ONLY_A_PLACE.fullmatch(value)
         return f"{alone[1] or ''}{last_part(alone[2])}" if alone else PLACE.sub("", value)
     return value
+
+
+def _cut(change: str) -> str:
+    """`key: page -> run` without the machine; where nothing else differs, that it does."""
+    key, _, values = change.partition(": ")
+    before, arrow, after = (without_machine(value.strip('"')) for value in values.partition(" -> "))
+    if arrow and before == after:
+        return f"{key}: lies in another place"
+    return f"{key}: {before}{arrow}{after}"
 
 
 def fingerprint(data: Data) -> tuple[str, dict[str, Any]] | None:

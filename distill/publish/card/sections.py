@@ -1,8 +1,9 @@
 """The card's sections in Markdown, each from the facts it speaks of."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from distill.publish.card.facts import Facts
 from distill.publish.card.licences import NO_ADVICE, NOT_CHOSEN, TERMS, terms_of
@@ -166,28 +167,28 @@ def _difference(value: float) -> str:
 def training(facts: Facts) -> str:
     """Data, recipe, and the study that the recipe comes from."""
     found, recipe = fingerprint(facts.recipe.data), facts.recipe
-    parts, told = [], "It was not there any more when this was written, so it has no fingerprint."
+    parts, files, told = [], "", "It was not there any more when this was written, so it has no fingerprint."
     if found is not None:
         short, what = found
         made_of = (
             f"The first {len(short)} digits of the SHA-256 of:\n\n```json\n{json.dumps(what, sort_keys=True)}\n```"
         )
         parts.append(details("What the data's fingerprint is made of", made_of))
+        files = f", {what['num_files']:,} files" if "num_files" in what else ""
         told = f"Its fingerprint, as this is written, is `{short}`."
     sums = " and of ".join(f"{name} `{value}`" for name, value in facts.sums.items())
     points = [
-        f"- Data: {data_in_words(recipe.data)}. {told}",
+        f"- Data: {data_in_words(recipe.data)}{files}. {told}",
         f"- Recipe: every setting is in [recipe.yaml](recipe.yaml); seed {recipe.seed}. {_stands_on(facts)}",
         f"- Checkpoint: step {facts.step:,}; SHA-256 of {sums}.",
     ]
     if facts.summary:
-        where, minutes = facts.summary["environment"], facts.summary["seconds"] / 60
-        took = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
-        points.append(f"- Run: {took} on {where['hardware']}, torch {where['torch']}, distill {where['distill']}.")
+        points.append(_of_the_run(facts.summary))
     parts.insert(0, "\n".join(points))
     if facts.stands_on is not None and facts.stands_on.header:
         quoted = f"```text\n{facts.stands_on.header}\n```"
-        parts.append(details(f"What the page {facts.stands_on.page} says of itself", quoted))
+        without = ", without these changes" if facts.stands_on.changed else ""
+        parts.append(details(f"What the page {facts.stands_on.page} says of itself{without}", quoted))
     return "\n\n".join(parts)
 
 
@@ -221,6 +222,19 @@ def _stands_on(facts: Facts) -> str:
         return f"It is the page `{found.page}`{by}, unchanged."
     changes = "; ".join(f"`{change}`" for change in found.changed)
     return f"It stands on the page `{found.page}`{by}, with these settings changed: {changes}."
+
+
+def _of_the_run(summary: Mapping[str, Any]) -> str:
+    where = summary["environment"]
+    machine = f"{where['hardware']}, torch {where['torch']}, distill {where['distill']}"
+    return f"- Run: {_took(summary['seconds'])} on {machine}."
+
+
+def _took(seconds: float) -> str:
+    for unit, of in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * of:
+            return f"{seconds / of:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def _size(count: int) -> str:

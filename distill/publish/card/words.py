@@ -86,7 +86,7 @@ COUNTS = {
     "num_neighbours": "neighbours",
     "num_pairs": "pairs",
     "num_bins": "bins of depth",
-    "num_looked": "pictures looked at for alarms",
+    "num_looked": "pictures at most looked at for alarms",
 }
 """Settings that are said as a number of something."""
 BEFORE = ("features", "templates")
