@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,8 @@ def test_every_task_and_every_value_has_words(everything: Path):
         assert len({*words}) == len(words) and not [name for name in words if "_" in name or "cls" in name], words
     only = [each for each in found if each.task == "zero_shot_segmentation"]
     assert differing(only) == [{"features": "value"}, {"features": "final"}]
+    assert differing([*only[:1], replace(only[0], num_images=5)]) == [{"num_images": FEW}, {"num_images": 5}]
+    assert differing([*only[:1], replace(only[0], data="ADE20K", num_images=5)]) == [{}, {}]
 
 
 def test_the_hub_reads_every_value_with_its_name(everything: Path, tmp_path: Path):

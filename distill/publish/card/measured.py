@@ -88,17 +88,21 @@ def measured(checkpoint: Path, *, step: int, side: str) -> list[Measured]:
 
 
 def differing(results: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Of each result, the settings in which it differs from others of the same task on the same data."""
+    """Of each result, the settings and the number of pictures in which it differs from others of the same task on the
+    same data."""
+    heard = [
+        {"num_images": each.num_images} | {key: value for key, value in each.settings.items() if key not in CHOSEN}
+        for each in results
+    ]
     found = []
-    for each in results:
-        same = [other for other in results if (other.task, other.data) == (each.task, each.data)]
-        keys = [key for key in each.settings if key not in CHOSEN and not _agree(same, key)]
-        found.append({key: each.settings[key] for key in keys})
+    for each, own in zip(results, heard, strict=True):
+        same = [
+            other
+            for result, other in zip(results, heard, strict=True)
+            if (result.task, result.data) == (each.task, each.data)
+        ]
+        found.append({key: own[key] for key in own if any(other.get(key) != own[key] for other in same)})
     return found
-
-
-def _agree(results: Sequence[Measured], key: str) -> bool:
-    return all(each.settings.get(key) == results[0].settings.get(key) for each in results)
 
 
 def _kept(folder: Path) -> Iterator[_Kept]:

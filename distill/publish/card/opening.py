@@ -75,11 +75,11 @@ def _how(facts: Facts) -> str:
     if facts.is_taught_teacher:
         parts = " and ".join(facts.recipe.teacher.trainable)
         return f"It is {teachers}, of which {parts} went on learning as the teacher of a student,"
-    captions = " and by comparing pictures with captions" if _read_captions(facts) else ""
+    captions = "by comparing pictures with captions" if _read_captions(facts) else ""
     if facts.is_distilled:
-        return f"It was distilled from {teachers}{captions}"
+        return f"It was distilled from {teachers}{f' and trained {captions}' if captions else ''}"
     if objective.patch.weight or objective.cls.weight:
-        return f"It was pretrained by self-distillation{captions}"
+        return f"It was pretrained by self-distillation{f' and {captions}' if captions else ''}"
     return "It was trained by comparing pictures with captions"
 
 
