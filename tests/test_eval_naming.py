@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from distill.catalogue.data_sets import DATA_SETS
 from distill.eval import TASKS
 from distill.eval.command import AGREEMENT
-from distill.eval.layouts import DATA_SETS
 from distill.eval.naming import PLACE_OF, data_in_words, last_part
 
 

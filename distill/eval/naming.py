@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.eval.layouts.registry import DATA_SETS
+from distill.catalogue.data_sets import DATA_SETS
 from distill.eval.layouts.tables import PREFIX, is_table
 
 PLACE_OF = {
