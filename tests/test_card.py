@@ -229,7 +229,7 @@ def test_the_opening_says_what_was_trained_and_on_what(runs: dict[str, Path], tm
     }
     assert "`vit_tiny_patch16_224` of timm with patches of 8 pixels, width 48, depth 2 (0.1 M" in first["captions"]
     assert "by self-distillation and by comparing pictures with captions for 1" in first["captions"]
-    assert "(CLS 1 learnt from alt captions, CLS 2 from short and detailed ones)" in first["captions"]
+    assert "(CLS 1 learnt from alt-text captions, CLS 2 from short and detailed ones)" in first["captions"]
     assert "it gives two CLS tokens and one token for every patch" in first["taught"], "it has read no captions"
     assert "It was distilled from `timm:test_vit` for 1" in first["taught"]
     assert "it gives one token for the whole picture" in first["convnet"] and "caption" not in first["convnet"]

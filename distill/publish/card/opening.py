@@ -8,6 +8,8 @@ HEARD = {
     "all": "every patch",
 }
 CLS_TOKENS = {1: "a CLS token", 2: "two CLS tokens"}
+CAPTIONS = {"alt": "alt-text"}
+"""Granularities whose names say little by themselves."""
 METHODS = {"masked": " (iBOT)", "all": " (iBOT++)"}
 """Of losses on prototypes, where patches are hidden."""
 
@@ -26,7 +28,7 @@ def opening(facts: Facts) -> str:
     if not towers.is_convnet:
         gives = f"{_cls_tokens(facts)} and one token for every patch"
     unfinished = f", of {recipe.optim.steps:,} that the whole training has," if facts.step < recipe.optim.steps else ""
-    hidden = f"{recipe.masking.ratio:.0%} of the patches hidden" if recipe.masking.ratio else "nothing hidden"
+    hidden = f"{100 * recipe.masking.ratio:.0f} % of the patches hidden" if recipe.masking.ratio else "nothing hidden"
     family, _, name = towers.model.rpartition(":")
     return (
         f"{facts.title} is {kinds}. The image tower is {f'`{name}` of {family}' if family else f'a `{name}`'} with "
@@ -59,7 +61,9 @@ def _cls_tokens(facts: Facts) -> str:
     contrast, count = facts.recipe.objective.contrastive, facts.towers.num_cls
     read = ""
     if count == 2 and _read_captions(facts):
-        first, second = (" and ".join(kinds) for kinds in (contrast.first, contrast.second))
+        first, second = (
+            " and ".join(CAPTIONS.get(kind, kind) for kind in kinds) for kinds in (contrast.first, contrast.second)
+        )
         read = f" (CLS 1 learnt from {first} captions, CLS 2 from {second} ones)"
     return CLS_TOKENS[count] + read
 
