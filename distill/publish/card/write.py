@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from distill import __version__
 from distill.config import load_recipe
-from distill.publish.card import opening, sections
+from distill.publish.card import opening, results, sections
 from distill.publish.card.facts import gather
 from distill.publish.card.licences import Choice, choose, wants_copy
 from distill.publish.card.metadata import metadata
@@ -89,7 +89,7 @@ def write_card(
         "Load it": sections.loading(subject, proof, folder),
         "What it learnt from": sections.learnt_from(facts),
         "Licence": sections.licence(facts),
-        "Measured": sections.evaluation(facts),
+        "Measured": results.evaluation(facts),
         "The same weights in every format": sections.proven(proof),
         "Training": sections.training(facts),
         "Limits": opening.limits(facts),
