@@ -389,7 +389,7 @@ def _add_publish(commands: argparse._SubParsersAction) -> None:
     written.add_argument("--photos", type=Path, metavar="FOLDER", help="to compare on (default: held-out scenes)")
     size = "transformers only: larger weights are cut into files of this size (default: 5GB)"
     written.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help=size)
-    licence = "of the student, as the hub names it (default: what its teachers' licences ask for)"
+    licence = "of the student, as the hub names it, or other:NAME (default: what its teachers' licences ask for)"
     written.add_argument("--licence", metavar="NAME", help=licence)
     written.add_argument("--licence-text", type=Path, metavar="FILE", help="goes along as LICENSE")
     written.add_argument("--picture", type=Path, metavar="PNG", help="of its features, for the card")

@@ -22,7 +22,8 @@ from distill.encoders.weights import sha256_of_weights
 from distill.eval import TASKS
 from distill.eval.command import AGREEMENT
 from distill.publish.card import FILES, choose_licence, write_card
-from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, choose, metadata, wants_copy
+from distill.publish.card.choice import choose
+from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, metadata, wants_copy
 from distill.publish.card.loading import FOLDER, PICTURE
 from distill.publish.card.measured import DATA_OF, HUB_TASKS, measured
 from distill.publish.card.provenance import data_in_words, fingerprint, without_machine

@@ -1,18 +1,18 @@
 """Writing the card and what goes with it into a published folder."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import ModelCard
 
 from distill import __version__
 from distill.publish.card import opening, sections
+from distill.publish.card.choice import Choice, choose_for
 from distill.publish.card.facts import gather
-from distill.publish.card.licences import Choice, choose, wants_copy
+from distill.publish.card.licences import check_text
 from distill.publish.card.metadata import metadata
 from distill.publish.card.provenance import published_recipe
-from distill.publish.card.sources import licences_of, sources_of
+from distill.publish.card.sources import sources_of
 from distill.publish.proof.record import Proof
 from distill.publish.student import Subject
 from distill.train.checkpoint import find
@@ -24,15 +24,20 @@ FILES = (CARD, RECIPE, PICTURE, LICENCE)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def choose_licence(checkpoint: Path, *, licence: str | None = None) -> Choice:
+def choose_licence(checkpoint: Path, *, licence: str | None = None, licence_text: Path | None = None) -> Choice:
     """The licence that the card would state, before anything is written, with warnings for whoever publishes it.
 
-    Raises ValueError where the licences of what the student learnt from do not allow the one that is asked for, or are
-    not known and none is asked for.
+    `licence_text` is what goes along as LICENSE: nobody is warned of what it holds. Raises ValueError where the
+    licences of what the student learnt from do not allow the one that is asked for, or are not known and none is asked
+    for, and for one that is almost, but not quite, one of the hub's.
     """
-    sources = licences_of(sources_of(find(checkpoint).folder))
-    found = choose(sources, asked=licence)
-    return replace(found, texts=tuple(wants_copy([found.name, *sources.values()])))
+    text = "" if licence_text is None else read_text(licence_text)
+    return choose_for(sources_of(find(checkpoint).folder), asked=licence, text=text)
+
+
+def read_text(path: Path) -> str:
+    """Of a licence; whatever is no UTF-8 in it says nothing."""
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def write_card(
@@ -50,10 +55,11 @@ def write_card(
 
     `licence` is what it is published under (None: what its sources ask for), `page` the recipe page that the run
     stands on where that does not come with distill, `datasets` names on the hub. A features.png
-    that the folder holds already is shown too. Raises ValueError as `choose_licence` does, and for a picture that is no
-    PNG or a page that cannot be read.
+    that the folder holds already is shown too. Raises ValueError as `choose_licence` does, for a licence that the hub
+    does not know without its text, and for a picture that is no PNG or a page that cannot be read.
     """
     facts = gather(subject, licence=licence, page=page)
+    check_text(facts.licence.name, has_text=licence_text is not None)
     if picture is not None:
         content = picture.read_bytes()
         if not content.startswith(PNG):
@@ -66,7 +72,7 @@ def write_card(
         "": opening.opening(facts),
         "Load it": sections.loading(subject, proof, folder),
         "What it learnt from": sections.learnt_from(facts),
-        "Licence": sections.licence(facts),
+        "Licence": sections.licence(facts, None if licence_text is None else read_text(licence_text)),
         "Measured": sections.evaluation(facts),
         "The same weights in every format": sections.proven(proof),
         "Training": sections.training(facts),
