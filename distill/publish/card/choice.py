@@ -111,5 +111,5 @@ def _one_in_words(name: str, stated: str | None, why: str | None) -> str:
 def _advice(unknown: Mapping[str, str | None], lost: Mapping[str, str]) -> str:
     """What to do first."""
     if unknown.keys() <= lost.keys():
-        return "give the command in the folder of the training, where relative paths begin, or "
+        return "give the command where the training was started, with these files in place, or "
     return "read it, and where it lets you, "

@@ -199,10 +199,11 @@ def _flat(sources: Sequence[Source], depth: int = 0) -> list[tuple[Source, int]]
 def _row(source: Source, depth: int) -> list[str]:
     inward = "↳ " * depth
     own = "trained with this toolkit" if source.is_own else "not stated"
+    unseen = "of no known release" if source.role == TOKENIZER else "not found any more"
     return [
         f"{inward}{source.role}",
         f"`{source.name}`",
-        source.weights or "not found any more",
+        source.weights or unseen,
         source.licence or own,
         f"`{source.sha256}`" if source.sha256 else "not recorded",
     ]

@@ -18,7 +18,8 @@ from distill.train.checkpoint import find
 HUB = "hf-hub:"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 ROLES = {"frozen": "frozen teacher", "partial": "teacher, parts of which learnt too"}
-TOKENIZER = "tokenizer, which goes along"
+TOKENIZER = "tokenizer"
+"""The one source that goes into published folders as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
