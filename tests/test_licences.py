@@ -80,7 +80,7 @@ def test_a_licence_of_ones_own_has_a_name_like_no_other_or_says_other():
         "": "names no licence",
     }.items():
         with pytest.raises(ValueError, match=why):
-            named(wrong)
+            named(wrong, beside=["other", "my terms"])
     assert metadata("my-lab-terms") == {"license": "other", "license_name": "my-lab-terms", "license_link": "LICENSE"}
 
 

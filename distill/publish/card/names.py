@@ -39,10 +39,10 @@ def named(asked: str, *, beside: Collection[str] = ()) -> str:
     name = asked.strip().lower()
     known = dict.fromkeys((*HUB, *beside))
     own = name.removeprefix(OWN)
-    if name in known:
-        return name
     if own in ("", UNNAMED):
         raise ValueError(f"--licence {asked} names no licence: say other:NAME with --licence-text FILE")
+    if name in known and PLAIN.fullmatch(name):
+        return name
     if own in HUB:
         raise ValueError(f"--licence {asked}: the hub knows this one, so say --licence {own}")
     if own == name and (near := _near(name, known)):

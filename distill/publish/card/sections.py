@@ -81,7 +81,7 @@ def licence(facts: Facts, text: str | None) -> str:
     if chosen == NOT_CHOSEN:
         first = "Whoever published this model chose no licence: without one it may be looked at and not used by others."
     points = [_asks(source) for source in {each.name: each for each in leaves(facts.sources)}.values()]
-    along = _along([source.licence for source in leaves(facts.sources)], text or "")
+    along = _along([*leaves(facts.sources)], text or "")
     parts = [first, "\n".join(points), along, NO_ADVICE] if points else [first]
     return "\n\n".join(part for part in parts if part)
 
@@ -181,14 +181,18 @@ def _asks(source: Source) -> str:
     return f"- `{source.name}` {what}: that {what_for} as it is, its publisher states."
 
 
-def _along(licences: Sequence[str | None], text: str) -> str:
-    """Where the texts are that these licences ask for, and that something was changed, as some want to hear."""
-    wanted = going_along(licences)
+def _along(sources: Sequence[Source], text: str) -> str:
+    """Where the texts are that their licences ask for, and what was changed, as some want to hear."""
+    wanted = going_along([source.licence for source in sources])
     here = [f"the {terms.title}" for terms in wanted if holds(text, terms)]
     elsewhere = [f"the {terms.title}" for terms in wanted if not holds(text, terms)]
     said = [f"[LICENSE](LICENSE) holds the text of {' and of '.join(here)}."] if here else []
     said += [f"The text of {' and of '.join(elsewhere)} is behind its link above."] if elsewhere else []
-    return " ".join([*said, "Training made other weights than theirs, as the section Training tells."])
+    if any(source.role != TOKENIZER for source in sources):
+        said.append("Training made other weights than theirs, as the section Training tells.")
+    if any(source.role == TOKENIZER for source in sources):
+        said.append("The tokenizer's file goes along unchanged.")
+    return " ".join(said)
 
 
 def _flat(sources: Sequence[Source], depth: int = 0) -> list[tuple[Source, int]]:
