@@ -37,13 +37,13 @@ def named(asked: str, *, beside: Collection[str] = ()) -> str:
     known, for `other` alone, and for signs that no name on the hub has.
     """
     name = asked.strip().lower()
-    known = dict.fromkeys((*HUB, *beside))
+    known = dict.fromkeys(each for each in (*HUB, *beside) if PLAIN.fullmatch(each))
     own = name.removeprefix(OWN)
     if own in ("", UNNAMED):
         raise ValueError(f"--licence {asked} names no licence: say other:NAME with --licence-text FILE")
-    if name in known and PLAIN.fullmatch(name):
+    if name in known:
         return name
-    if own in HUB:
+    if own in HUB:  # after `other:`
         raise ValueError(f"--licence {asked}: the hub knows this one, so say --licence {own}")
     if own == name and (near := _near(name, known)):
         raise ValueError(f"--licence {asked}: the hub knows no such licence, and one of your own is other:NAME with "
