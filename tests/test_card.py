@@ -128,7 +128,7 @@ def test_every_block_of_code_runs_as_it_stands(
     planned = plan(subject, formats, dtype="fp32")
     for name in planned.formats:
         (tmp_path / name).mkdir()
-        write(name, subject, tmp_path / name, dtype="fp32", max_shard_size="5GB")
+        write(name, subject, tmp_path / name, dtype="fp32")
     write_card(tmp_path, subject=subject, proof=proof_of(tmp_path, planned.formats))
     moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))  # no file knows where it lies
     assert not [file for file in moved.rglob("*.json") if str(tmp_path) in file.read_text()]

@@ -29,7 +29,7 @@ from distill.contracts import Statistics
 from distill.encoders.dual import DualEncoder
 from distill.encoders.vit import create_vit, wrap_vit
 from teachers.families import hf
-from teachers.families.hf import FAMILY, KINDS, load
+from teachers.families.hf import KINDS, load
 
 TOLERANCE = 1e-5
 WIDTH, DEPTH, HEADS, WORDS = 32, 2, 2, ["<pad>", "<eos>", "<unk>", "a", "photo", "of", "cat", "dog"]
@@ -667,7 +667,3 @@ def test_a_missing_package_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"needs the package transformers \(extra: hf\)"):
         load(str(folder), None)
-
-
-def test_the_family_has_its_name():
-    assert FAMILY.name == "transformers" and FAMILY.load is load

@@ -336,7 +336,17 @@ def test_folders_that_are_no_publication_are_refused(tmp_path: Path):
         written_files(tmp_path / "empty")
     folder = published(tmp_path / "damaged")
     (folder / "proof.json").write_text('{"formats": []}')
-    with pytest.raises(ValueError, match=r"proof\.json cannot be read"):
+    with pytest.raises(ValueError, match=r"proof\.json is no proof of a publication"):
+        written_files(folder)
+
+
+def test_a_folder_from_before_there_were_sums_is_to_be_published_again(hub: Hub, tmp_path: Path):
+    folder = published(tmp_path / "out")
+    proof = json.loads((folder / "proof.json").read_text())
+    for found in proof["formats"].values():
+        del found["sha256"]
+    (folder / "proof.json").write_text(json.dumps(proof))
+    with pytest.raises(ValueError, match=r"is of an earlier version, .*; publish the run again"):
         written_files(folder)
 
 
@@ -385,10 +395,18 @@ def test_a_teachers_licence_wants_its_text_along_under_another_licence_too(tmp_p
         prepare(folder, REPO, private=True)
 
 
-def test_an_update_deletes_what_the_publication_before_wrote(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture):
+@pytest.mark.parametrize("without_sums", [False, True])
+def test_an_update_deletes_what_the_publication_before_wrote(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture, without_sums: bool
+):
     before, now = published(tmp_path / "before"), published(tmp_path / "now")
     assert push(before, REPO, really=True, say=lambda line: None)
     hub.committed |= {"notes.md": b"by hand", ".gitattributes": b"of the hub"}
+    if without_sums:
+        page = json.loads(hub.committed["proof.json"])
+        for found in page["formats"].values():
+            del found["sha256"]
+        hub.committed["proof.json"] = json.dumps(page).encode()
     page = json.loads((now / "proof.json").read_text())
     del page["formats"]["open_clip"]
     (now / "proof.json").write_text(json.dumps(page))

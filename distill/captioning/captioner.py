@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from distill.extras import optional_module
+
 NO_PROMPT = ("vision-encoder-decoder",)
 """Model types that write about the picture alone."""
 
@@ -103,11 +105,7 @@ def _content(question: Question) -> list[dict[str, Any]]:
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as missing:
-        raise ValueError("a captioner needs the package transformers (extra: hf)") from missing
-    return transformers
+    return optional_module("transformers", needed_by="a captioner")
 
 
 def _model(folder: Path, dtype: torch.dtype) -> Any:

@@ -6,10 +6,10 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable
-from importlib.util import find_spec
 
 from distill.demo.guard import OwnHeaders, hosts_of, is_loopback, stay_here
 from distill.demo.maps import Looker
+from distill.extras import check_installed
 from distill.show.pictures import Picture
 
 PORTS = "7860 to 7959"
@@ -23,8 +23,7 @@ MOST_VISITORS = 32
 
 def check_extra() -> None:
     """Raise ValueError where Gradio is not installed. Nothing is imported yet."""
-    if find_spec("gradio") is None:
-        raise ValueError("the demo needs the package gradio (extra: demo)")
+    check_installed("gradio", needed_by="the demo")
 
 
 def check_address(host: str, port: int | None) -> None:

@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from distill.contracts import Statistics
+from distill.extras import optional_module
 from teachers.families.folders import HUB_NAME, first_line, hub_folder, licence_on_card, read_settings
 from teachers.families.hf_towers import CLIP, CONVNEXT, DINOV2, DINOV3, NAFLEX, SIGLIP, HfImage, HfText, Layout
-from teachers.families.pretrained import RANDOM, Family, Pretrained
+from teachers.families.pretrained import RANDOM, Pretrained
 
 
 @dataclass(frozen=True)
@@ -98,24 +99,8 @@ def load(name: str, weights: str | None) -> Pretrained:
     )
 
 
-FAMILY = Family(
-    name="transformers",
-    title="DINOv2, DINOv3, SigLIP, SigLIP2 and CLIP of transformers (extra: hf)",
-    names="a folder with config.json, preprocessor_config.json and model.safetensors, or a hub name OWNER/NAME",
-    dense="last hidden state; CLIP's projected into the space of its text",
-    text="of siglip, siglip2 and clip",
-    heads="none",
-    licence="as the folder's README.md states it",
-    load=load,
-)
-
-
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as missing:
-        raise ValueError("transformers:… needs the package transformers (extra: hf)") from missing
-    return transformers
+    return optional_module("transformers", needed_by="transformers:…")
 
 
 @contextmanager

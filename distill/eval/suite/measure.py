@@ -22,12 +22,12 @@ from safetensors.torch import save_file
 from distill import __version__
 from distill.cache.identity import sha256_of_weights
 from distill.cache.shards import sha256_of
+from distill.catalogue.layout import MissingData, data_root
 from distill.config import TASKS_WITH_TEXT, Recipe
 from distill.encoders.dual import DualEncoder
 from distill.environment import environment
 from distill.eval import EvaluationData, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
-from distill.eval.layouts.dataset import MissingData, data_root
 from distill.eval.registry import READS
 from distill.eval.remembered import remembering
 from distill.eval.suite.fingerprints import fingerprints, sets_of

@@ -71,7 +71,7 @@ def learnt_from(facts: Facts) -> str:
     return found if any(source.role != TOKENIZER for source in facts.sources) else f"{own}\n\n{found}"
 
 
-def licence(facts: Facts, text: str | None) -> str:
+def licence(facts: Facts, text: str) -> str:
     """What was chosen, what the licences of all sources are known to ask, and whose texts `text`, of LICENSE, holds."""
     chosen, terms = facts.licence.name, TERMS.get(facts.licence.name)
     link = f"[{terms.title}]({terms.url})" if terms is not None else f"`{chosen}`"
@@ -81,7 +81,7 @@ def licence(facts: Facts, text: str | None) -> str:
     if chosen == NOT_CHOSEN:
         first = "Whoever published this model chose no licence: without one it may be looked at and not used by others."
     points = [_asks(source) for source in {each.name: each for each in leaves(facts.sources)}.values()]
-    along = _along([*leaves(facts.sources)], text or "")
+    along = _along([*leaves(facts.sources)], text)
     parts = [first, "\n".join(points), along, NO_ADVICE] if points else [first]
     return "\n\n".join(part for part in parts if part)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.encoders.text_tips import EPSILON, TipsText
+from distill.extras import optional_module
 from distill.publish.formats import convnext, timm
 from distill.publish.formats.plain import PlainViT, gated_ratio, in_transformers, plain, ratio, why_not_plain
 from distill.publish.student import DTYPES, Dtype, Subject, stored
@@ -26,6 +27,7 @@ CONTEXT_LENGTH = 64
 PROBES = ("a red circle", "two small dogs, and a cat!", "7 × Äpfel")
 """Texts by which tokenizers are told apart."""
 WRAPPER = "timm_wrapper"
+SHARD_SIZE = "5GB"
 BILINEAR = 2
 """Pillow's number."""
 
@@ -40,11 +42,7 @@ def refusal(subject: Subject) -> str | None:
 
 def library() -> Any:
     """ValueError naming the extra where the package is missing."""
-    try:
-        import transformers
-    except ImportError as missing:
-        raise ValueError("the transformers format needs the package transformers (extra: hf)") from missing
-    return transformers
+    return optional_module("transformers", needed_by="the transformers format")
 
 
 def why_not_tips(subject: Subject) -> str | None:
@@ -78,8 +76,13 @@ def kind_of(subject: Subject) -> str:
     return "dinov2_with_registers" if found.num_registers else "dinov2"
 
 
-def write(subject: Subject, folder: Path, *, dtype: Dtype, max_shard_size: str) -> None:
-    """config.json, weights (in shards where they are larger than `max_shard_size`), and the processor."""
+def has_shards(subject: Subject) -> bool:
+    """Whether large weights are cut into several files; of its wrapper of timm there is one."""
+    return kind_of(subject) != WRAPPER
+
+
+def write(subject: Subject, folder: Path, *, dtype: Dtype, max_shard_size: str | None) -> None:
+    """config.json, weights (in shards where they are larger than `max_shard_size`, 5 GB by default), the processor."""
     kind = kind_of(subject)
     if kind == WRAPPER:
         timm.write(subject, folder, dtype=dtype)
@@ -91,7 +94,7 @@ def write(subject: Subject, folder: Path, *, dtype: Dtype, max_shard_size: str) 
     _fill(model, tensors)
     model.config.dtype = DTYPES[dtype]
     with quiet():
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        model.save_pretrained(folder, max_shard_size=max_shard_size or SHARD_SIZE)
         for file in folder.glob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes them private
         _write_processor(subject, folder, kind)
