@@ -464,9 +464,13 @@ def test_a_licence_of_ones_own_stands_in_the_card_with_its_text(runs: dict[str, 
     with pytest.raises(ValueError, match="lab-terms: the hub knows no such licence, so its text has to go along"):
         card_of(runs["taught"], tmp_path / "out", licence="Lab-Terms")
     assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(ValueError, match="its text has to go along"):
+        choose_licence(runs["taught"], licence="Lab-Terms")
     text = tmp_path / "terms.txt"
     text.write_text("You may.\n\nApache License\n  Version 2.0, January 2004\n")
     data, card = card_of(runs["taught"], tmp_path / "out", licence="Lab-Terms", licence_text=text)
+    chosen = choose_licence(runs["taught"], licence="Lab-Terms", licence_text=text)
+    assert not chosen.warnings and chosen.sources == ("apache-2.0",)
     named = {"license": "other", "license_name": "lab-terms", "license_link": "LICENSE"}
     assert named.items() <= data.items()
     said = section(card, "Licence")

@@ -1,9 +1,18 @@
 """Under which licence a student may be published, given those of what it learnt from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from distill.publish.card.licences import NOT_CHOSEN, TERMS, going_along, holds, named_by, terms_of, wants_copy
+from distill.publish.card.licences import (
+    NOT_CHOSEN,
+    TERMS,
+    going_along,
+    holds,
+    named_by,
+    terms_of,
+    wants_copy,
+    wants_kept,
+)
 from distill.publish.card.names import UNNAMED, named
 from distill.publish.card.sources import Source, given_along, licences_of, lost
 
@@ -17,6 +26,8 @@ class Choice:
     warnings: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     """Titles of licences, of the student and of what it learnt from, whose text has to go along."""
+    sources: tuple[str, ...] = ()
+    """Names of the licences of what it learnt from, where they are stated."""
 
 
 def choose_for(sources: tuple[Source, ...], *, asked: str | None, text: str = "") -> Choice:
@@ -24,7 +35,7 @@ def choose_for(sources: tuple[Source, ...], *, asked: str | None, text: str = ""
     found = choose(licences_of(sources), asked=asked, text=text, lost=lost(sources))
     unstated = [f"nobody states the licence of the tokenizer {each.name}: see that you may give it on"
                 for each in given_along(sources) if each.licence is None]  # fmt: skip
-    return Choice(name=found.name, warnings=(*found.warnings, *unstated), texts=found.texts)
+    return replace(found, warnings=(*found.warnings, *unstated))
 
 
 def choose(
@@ -51,7 +62,8 @@ def choose(
     if _is(name, "noncommercial"):
         warnings.append(f"{TERMS[name].title}: the student is for non-commercial use only")
     warnings += _missing([*stated.values()], text)
-    return Choice(name=name, warnings=tuple(warnings), texts=tuple(wants_copy([name, *stated.values()])))
+    texts = tuple(wants_copy([name, *stated.values()]))
+    return Choice(name=name, warnings=tuple(warnings), texts=texts, sources=tuple(dict.fromkeys(stated.values())))
 
 
 def _allowed(stated: dict[str, str], asked: str | None) -> str:
@@ -78,10 +90,7 @@ def _missing(licences: Sequence[str], text: str) -> list[str]:
     absent = [terms for terms in going_along(licences) if not holds(text, terms)]
     said = [f"the {terms.title} asks for a copy of its text to go along: --licence-text FILE" for terms in absent
             if terms.copy]  # fmt: skip
-    if kept := [f"the {terms.title}" for terms in absent if terms.keep]:
-        wants = "want their" if len(kept) > 1 else "wants its"
-        said.append(f"{' and '.join(kept)} {wants} text and notices kept: give them along with --licence-text FILE")
-    return said
+    return [*said, *wants_kept(licences, text)]
 
 
 def _refuse(source: str, stated: str, asked: str, why: str) -> None:

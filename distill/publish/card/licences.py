@@ -179,9 +179,14 @@ def metadata(name: str) -> dict[str, str]:
     return {"license": UNNAMED, "license_name": name, "license_link": "LICENSE" if terms is None else terms.url}
 
 
+def is_own(name: str) -> bool:
+    """Whether a publisher made it: its text can be read nowhere but in the folder."""
+    return name not in HUB and name not in TERMS
+
+
 def check_text(name: str, *, has_text: bool) -> None:
-    """ValueError for a licence whose text can be read nowhere: one that a publisher made, and gives no text of."""
-    if name not in HUB and name not in TERMS and not has_text:
+    """ValueError for a licence that a publisher made and gives no text of."""
+    if is_own(name) and not has_text:
         raise ValueError(f"--licence {name}: the hub knows no such licence, so its text has to go along, with "
                          "--licence-text FILE")  # fmt: skip
 
@@ -189,6 +194,14 @@ def check_text(name: str, *, has_text: bool) -> None:
 def wants_copy(licences: Sequence[str | None]) -> list[str]:
     """Titles of those whose text has to go along with derived works."""
     return list(dict.fromkeys(terms.title for terms in _known(licences) if terms.copy))
+
+
+def wants_kept(licences: Sequence[str | None], text: str) -> list[str]:
+    """One sentence about those whose text should go along and does not stand in `text`, of the file LICENSE."""
+    absent = [f"the {terms.title}" for terms in _known(licences) if terms.keep and not holds(text, terms)]
+    wants = "want their" if len(absent) > 1 else "wants its"
+    said = f"{' and '.join(absent)} {wants} text and notices kept: give them along with --licence-text FILE"
+    return [said] if absent else []
 
 
 def going_along(licences: Sequence[str | None]) -> list[Terms]:

@@ -32,10 +32,12 @@ def choose_licence(checkpoint: Path, *, licence: str | None = None, licence_text
 
     `licence_text` is what goes along as LICENSE: nobody is warned of what it holds. Raises ValueError where the
     licences of what the student learnt from do not allow the one that is asked for, or are not known and none is asked
-    for, and for one that is almost, but not quite, one of the hub's.
+    for, for one that is almost, but not quite, one of the hub's, and for one that it does not know without its text.
     """
     text = "" if licence_text is None else licence_text.read_text(encoding="utf-8")
-    return choose_for(sources_of(find(checkpoint).folder), asked=licence, text=text)
+    found = choose_for(sources_of(find(checkpoint).folder), asked=licence, text=text)
+    check_text(found.name, has_text=bool(text))
+    return found
 
 
 def check_files(*, picture: Path | None, licence_text: Path | None, page: Path | None) -> None:
@@ -75,7 +77,7 @@ def write_card(
     `licence` is what it is published under (None: what its sources ask for), `page` the recipe page that the run
     stands on where that does not come with distill, `datasets` names on the hub. A features.png
     that the folder holds already is shown too, with its `caption`. Raises ValueError as `choose_licence` and
-    `check_files` do, and for a licence that the hub does not know without its text.
+    `check_files` do.
     """
     check_files(picture=picture, licence_text=licence_text, page=page)
     facts = gather(subject, licence=licence, page=page)
