@@ -19,8 +19,9 @@ from tiny_teachers import PARTS, partial
 from distill.config import Data, Dataset, recipe_from_file
 from distill.encoders.weights import sha256_of_weights
 from distill.publish.card import FILES, choose_licence, write_card
+from distill.publish.card.choice import choose, choose_for
 from distill.publish.card.facts import gather
-from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, choose, metadata, wants_copy
+from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, metadata, wants_copy
 from distill.publish.card.loading import FOLDER, PICTURE
 from distill.publish.card.opening import limits
 from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
@@ -265,8 +266,10 @@ def test_what_a_teacher_of_ours_learnt_from_counts(runs: dict[str, Path], tmp_pa
     (checkpoint / "recipe.yaml").write_text(page)
     lost = sources_of(checkpoint)
     assert licences_of(lost) == {"distill:taught": None}
-    with pytest.raises(ValueError, match="nobody states the licence of distill:taught"):
-        choose(licences_of(lost), asked=None)
+    with pytest.raises(ValueError, match=r"of distill:taught could not be looked up \(/nowhere/taught is neither"):
+        choose_for(lost, asked=None)
+    page = json.loads((checkpoint.parent.parent / "summary.json").read_text())
+    assert [source.sha256 for source in lost] == [each["weights_sha256"] for each in page["teachers"]]
 
 
 def test_a_student_of_its_own_has_no_source(runs: dict[str, Path], tmp_path: Path):
@@ -282,7 +285,7 @@ def test_a_student_of_its_own_has_no_source(runs: dict[str, Path], tmp_path: Pat
 def test_free_licences_leave_the_choice_open(free: str):
     chosen = choose({"a": free.upper()}, asked=None)
     assert chosen.name == free
-    assert len(chosen.warnings) == TERMS[free].copy
+    assert len(chosen.warnings) == (TERMS[free].copy or TERMS[free].keep)
     assert choose({"a": free}, asked="mit").name == "mit"
 
 
@@ -422,6 +425,39 @@ def test_a_picture_is_shown_and_has_to_be_one(runs: dict[str, Path], tmp_path: P
     (tmp_path / "third").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "third" / "features.png")
     assert "(features.png)" in card_of(runs["captions"], tmp_path / "third")[1]
+
+
+def test_the_tokenizer_of_a_text_tower_is_named_and_forces_no_licence(runs: dict[str, Path], tmp_path: Path):
+    data, text = card_of(runs["tips"], tmp_path / "out")
+    file = runs["tips"].parent / "words" / "tokenizer.model"
+    row = f"| tokenizer | `tokenizer.model` | of no known release | not stated | `{sha256_of_weights([file])}` |"
+    assert row in section(text, "What it learnt from") and "Nobody else's weights" in section(
+        text, "What it learnt from"
+    )
+    assert "tokenizer.model` comes without any statement of a licence: that it may be" in section(text, "Licence")
+    assert data["license"] == NOT_CHOSEN and str(file.parent) not in text
+    assert "nobody states the licence of the tokenizer tokenizer.model" in choose_licence(runs["tips"]).warnings[-1]
+    assert not [word for word in choose_licence(runs["captions"]).warnings if "tokenizer" in word]
+
+
+def test_a_licence_of_ones_own_stands_in_the_card_with_its_text(runs: dict[str, Path], tmp_path: Path):
+    with pytest.raises(ValueError, match="lab-terms: the hub knows no such licence, so its text has to go along"):
+        card_of(runs["taught"], tmp_path / "out", licence="Lab-Terms")
+    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(ValueError, match="its text has to go along"):
+        choose_licence(runs["taught"], licence="Lab-Terms")
+    text = tmp_path / "terms.txt"
+    text.write_text("You may.\n\nApache License\n  Version 2.0, January 2004\n")
+    data, card = card_of(runs["taught"], tmp_path / "out", licence="Lab-Terms", licence_text=text)
+    chosen = choose_licence(runs["taught"], licence="Lab-Terms", licence_text=text)
+    assert not chosen.warnings and chosen.sources == ("apache-2.0",)
+    named = {"license": "other", "license_name": "lab-terms", "license_link": "LICENSE"}
+    assert named.items() <= data.items()
+    said = section(card, "Licence")
+    assert "under `lab-terms`, a licence of its own, whose text is in [LICENSE](LICENSE)" in said
+    assert "[LICENSE](LICENSE) holds the text of the Apache License 2.0." in said
+    _, card = card_of(runs["taught"], tmp_path / "without")
+    assert "The text of the Apache License 2.0 is behind its link above." in section(card, "Licence")
 
 
 def test_a_licences_text_goes_along(runs: dict[str, Path], tmp_path: Path):

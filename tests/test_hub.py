@@ -183,7 +183,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     thread.join()
 
 
-def published(folder: Path, *, licence: str = "mit", place: str = "", texts_wanted: tuple[str, ...] = ()) -> Path:
+def published(folder: Path, *, licence: str = "mit", place: str = "", **proven: tuple[str, ...]) -> Path:
     """A folder such as a publication writes, with two formats."""
     vision = {"timm_model_name": place or "vit_tiny_patch16_224"}
     contents = {
@@ -205,7 +205,7 @@ def published(folder: Path, *, licence: str = "mit", place: str = "", texts_want
         found = {"bytes": size, "sha256": tuple(hashlib.sha256(contents[file]).hexdigest() for file in files)}
         formats[name] = FormatProof(files=files, library=name, version="1", differences={"cls": 0.0}, **found)
     about = {"dtype": "fp32", "num_pictures": 1, "pictures": "one", "image_size": 64, "num_texts": 0}
-    proof = Proof(formats=formats, tolerance=1e-5, pixel_tolerance=0.01, texts_wanted=texts_wanted, **about)
+    proof = Proof(formats=formats, tolerance=1e-5, pixel_tolerance=0.01, **proven, **about)
     write(proof, folder)
     return folder
 
@@ -393,6 +393,22 @@ def test_a_teachers_licence_wants_its_text_along_under_another_licence_too(tmp_p
     folder = published(tmp_path / "out", licence="mit", texts_wanted=("NVIDIA Open Model License",))
     with pytest.raises(ValueError, match=r"NVIDIA Open Model License asks for a copy of its text"):
         prepare(folder, REPO, private=True)
+
+
+def test_a_licence_of_ones_own_goes_with_its_text(tmp_path: Path):
+    folder = published(tmp_path / "out", licence="other\nlicense_name: lab-terms")
+    with pytest.raises(ValueError, match=r"the licence lab-terms asks for a copy of its text.*--licence-text"):
+        prepare(folder, REPO, private=True)
+    (folder / "LICENSE").write_text("You may.")
+    assert "LICENSE" in prepare(folder, REPO, private=True).files
+
+
+def test_texts_that_software_licences_want_kept_are_warned_of_and_not_insisted_upon(tmp_path: Path):
+    folder = published(tmp_path / "out", source_licences=("apache-2.0", "cc-by-4.0"))
+    [said] = prepare(folder, REPO, private=True).warnings
+    assert said.startswith("the Apache License 2.0 wants its text and notices kept")
+    (folder / "LICENSE").write_text("Apache License\n  Version 2.0, January 2004")
+    assert not prepare(folder, REPO, private=True).warnings
 
 
 @pytest.mark.parametrize("without_sums", [False, True])

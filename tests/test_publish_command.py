@@ -180,6 +180,8 @@ def test_the_row_before_training_is_what_was_published_before_its_first_step(run
         (["--licence-text", "{}/none"], "--licence-text {}/none: no such file"),
         (["--licence-text", "{}/noise"], "--licence-text {}/noise is no text in UTF-8"),
         (["--licence-text", "{}/empty"], "--licence-text {}/empty is empty"),
+        (["--licence", "apache2"], "--licence apache2: the hub knows no such licence"),
+        (["--licence", "lab-terms"], "its text has to go along, with --licence-text FILE"),
         (["--page", "{}/none.yaml"], "'{}/none.yaml': no such file"),
         (["--data", "a b"], "a b is no name of the hub"),
         (["--push", "alone"], "alone is no name of the hub, which look like OWNER/NAME"),

@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     written.add_argument("--photos", type=Path, metavar="FOLDER", help="to compare on (default: held-out scenes)")
     size = "of models of transformers: larger weights are cut into files of it (default: 5GB)"
     written.add_argument("--max-shard-size", metavar="SIZE", help=size)
-    licence = "of the student, as the hub names it (default: what its teachers' licences ask for)"
+    licence = "of the student, as the hub names it, or other:NAME (default: what its teachers' licences ask for)"
     written.add_argument("--licence", metavar="NAME", help=licence)
     written.add_argument("--licence-text", type=Path, metavar="FILE", help="goes along as LICENSE")
     drawn = "of its features, for the card (default: one is drawn, of the photos or of held-out scenes)"

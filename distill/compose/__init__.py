@@ -25,6 +25,7 @@ from distill.train.learner import Learner
 from teachers import Momentum
 from teachers.families import RANDOM, Pretrained
 from teachers.families import load as load_pretrained
+from teachers.families.tokenizer import release_of
 from teachers.matching import Match
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "load_learnt_teacher",
     "load_pretrained",
     "load_teacher",
+    "release_of",
     "who",
 ]
 

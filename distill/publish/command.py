@@ -121,7 +121,7 @@ def publish(path: Path, target: Path, wish: Wish) -> Published:
         check_name(name, owned=False)
     check_files(picture=wish.picture, licence_text=wish.licence_text, page=wish.page)
     subject = load_subject(path, side=wish.side)
-    choice = choose_licence(path, licence=wish.licence)
+    choice = choose_licence(path, licence=wish.licence, licence_text=wish.licence_text)
     subject = replace(subject, licence=choice.name)
     planned = plan(subject, wish.formats, dtype=wish.dtype)
     check_shard_size(wish.max_shard_size, planned, subject)
@@ -143,6 +143,7 @@ def publish(path: Path, target: Path, wish: Wish) -> Published:
             num_texts=0 if subject.text is None else len(TEXTS),
             tolerance=TOLERANCE,
             texts_wanted=choice.texts,
+            source_licences=choice.sources,
             photos_shown=None if drawn is None else drawn.photos,
             pixel_tolerance=PIXEL_TOLERANCE,
         )

@@ -26,7 +26,7 @@ from huggingface_hub.utils import validate_repo_id
 from distill.encoders.weights import sha256_of_weights
 from distill.publish.card import FILES as OF_THE_CARD
 from distill.publish.card import PICTURE
-from distill.publish.card.licences import NOT_CHOSEN, wants_copy
+from distill.publish.card.licences import NOT_CHOSEN, is_own, wants_copy, wants_kept
 from distill.publish.proof.record import FILE as PROOF
 
 CARD, LICENCE = "README.md", "LICENSE"
@@ -224,15 +224,17 @@ def _at_home_there(files: dict[str, Path], repo: str) -> dict[str, Path | bytes]
 
 
 def _warnings(folder: Path) -> tuple[str, ...]:
-    """Raises ValueError when a licence's text has to go along and is not there."""
+    """Raises ValueError when a licence's text has to go along and is not there; one that should is warned of."""
     stated: dict[str, Any] = metadata_load(folder / CARD) or {}
     licence = stated.get("license_name", stated.get("license"))
     proof = json.loads((folder / PROOF).read_text(encoding="utf-8"))
-    copies = list(dict.fromkeys([*wants_copy([licence]), *proof.get("texts_wanted", [])]))
+    own = [f"licence {licence}"] if licence is not None and is_own(licence) else []
+    copies = list(dict.fromkeys([*own, *wants_copy([licence]), *proof.get("texts_wanted", [])]))
     if copies and not (folder / LICENCE).is_file():
         raise ValueError(f"the {copies[0]} asks for a copy of its text, and {folder} holds none; publish the run again "
                          "with --licence-text FILE")  # fmt: skip
-    said = []
+    text = (folder / LICENCE).read_text(encoding="utf-8", errors="replace") if (folder / LICENCE).is_file() else ""
+    said = wants_kept(proof.get("source_licences", []), text)
     if licence in (None, NOT_CHOSEN):
         said.append("the card states no licence: nobody else may use these weights")
     if shown := proof.get("photos_shown"):

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from distill.publish.card.facts import Facts
-from distill.publish.card.licences import NO_ADVICE, NOT_CHOSEN, TERMS, terms_of
+from distill.publish.card.licences import NO_ADVICE, NOT_CHOSEN, TERMS, going_along, holds, terms_of
 from distill.publish.card.loading import FOLDER, PICTURE, blocks, place_of
+from distill.publish.card.names import HUB, UNNAMED
 from distill.publish.card.provenance import data_in_words, fingerprint
-from distill.publish.card.sources import Source, leaves
+from distill.publish.card.sources import TOKENIZER, Source, leaves
 from distill.publish.proof.record import Proof
 from distill.publish.student import Subject
 
@@ -78,34 +79,26 @@ def loading(subject: Subject, proof: Proof, folder: Path) -> str:
 
 
 def learnt_from(facts: Facts) -> str:
+    own = "Nobody else's weights: it started at random and its only teacher is its own moving average."
     if not facts.sources:
-        return "Nobody else's weights: it started at random and its only teacher is its own moving average."
+        return own
     rows = [_row(source, depth) for source, depth in _flat(facts.sources)]
-    return table(["role", "encoder", "weights", "licence", "SHA-256 of the weights"], rows)
+    found = table(["role", "encoder or file", "weights", "licence", "SHA-256"], rows)
+    return found if any(source.role != TOKENIZER for source in facts.sources) else f"{own}\n\n{found}"
 
 
-def licence(facts: Facts) -> str:
-    """What was chosen, and what the licences of all sources are known to ask."""
+def licence(facts: Facts, text: str) -> str:
+    """What was chosen, what the licences of all sources are known to ask, and whose texts `text`, of LICENSE, holds."""
     chosen, terms = facts.licence.name, TERMS.get(facts.licence.name)
     link = f"[{terms.title}]({terms.url})" if terms is not None else f"`{chosen}`"
+    if terms is None and chosen not in HUB:
+        link += ", a licence of its own, whose text is in [LICENSE](LICENSE)"
     first = f"This model is published under {link}."
     if chosen == NOT_CHOSEN:
         first = "Whoever published this model chose no licence: without one it may be looked at and not used by others."
-    stated = {source.name: source.licence for source in leaves(facts.sources)}
-    points = []
-    for name, its in stated.items():
-        known = terms_of(its)
-        if known is None:
-            what = (
-                f"is under `{its}`, whose terms are not known here"
-                if its
-                else "comes without any statement of a licence"
-            )
-            points.append(f"- `{name}` {what}: that this student may be published as it is, its publisher states.")
-            continue
-        notice = f" The words: “{known.notice}”." if known.notice else ""
-        points.append(f"- `{name}` is under the [{known.title}]({known.url}). {known.says}{notice}")
-    parts = [first, "\n".join(points), NO_ADVICE] if points else [first]
+    points = [_asks(source) for source in {each.name: each for each in leaves(facts.sources)}.values()]
+    along = _along([*leaves(facts.sources)], text)
+    parts = [first, "\n".join(points), along, NO_ADVICE] if points else [first]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -196,6 +189,35 @@ def citation(version: str) -> str:
     return f"```bibtex\n{PAPER}\n\n{SOFTWARE.replace('VERSION', version)}\n```"
 
 
+def _asks(source: Source) -> str:
+    """One point of the list: what a source is under, and what that asks for."""
+    known, its = terms_of(source.licence), source.licence
+    if known is not None:
+        notice = f" The words: “{known.notice}”." if known.notice else ""
+        return f"- `{source.name}` is under the [{known.title}]({known.url}). {known.says}{notice}"
+    if its is None or its.lower() == NOT_CHOSEN:
+        what = "comes without any statement of a licence"
+    else:
+        named = "a licence of its own" if its.lower() == UNNAMED else f"`{its}`"
+        what = f"is under {named}, whose terms are not known here"
+    what_for = "it may be given on with this student" if source.role == TOKENIZER else "this student may be published"
+    return f"- `{source.name}` {what}: that {what_for} as it is, its publisher states."
+
+
+def _along(sources: Sequence[Source], text: str) -> str:
+    """Where the texts are that their licences ask for, and what was changed, as some want to hear."""
+    wanted = going_along([source.licence for source in sources])
+    here = [f"the {terms.title}" for terms in wanted if holds(text, terms)]
+    elsewhere = [f"the {terms.title}" for terms in wanted if not holds(text, terms)]
+    said = [f"[LICENSE](LICENSE) holds the text of {' and of '.join(here)}."] if here else []
+    said += [f"The text of {' and of '.join(elsewhere)} is behind its link above."] if elsewhere else []
+    if any(source.role != TOKENIZER for source in sources):
+        said.append("Training made other weights than theirs, as the section Training tells.")
+    if any(source.role == TOKENIZER for source in sources):
+        said.append("The tokenizer's file goes along unchanged.")
+    return " ".join(said)
+
+
 def _flat(sources: Sequence[Source], depth: int = 0) -> list[tuple[Source, int]]:
     """A run of ours is followed by what it learnt from."""
     return [pair for each in sources for pair in [(each, depth), *_flat(each.behind, depth + 1)]]
@@ -204,10 +226,11 @@ def _flat(sources: Sequence[Source], depth: int = 0) -> list[tuple[Source, int]]
 def _row(source: Source, depth: int) -> list[str]:
     inward = "↳ " * depth
     own = "trained with this toolkit" if source.is_own else "not stated"
+    unseen = "of no known release" if source.role == TOKENIZER else "not found any more"
     return [
         f"{inward}{source.role}",
         f"`{source.name}`",
-        source.weights or "not found any more",
+        source.weights or unseen,
         source.licence or own,
         f"`{source.sha256}`" if source.sha256 else "not recorded",
     ]

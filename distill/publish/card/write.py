@@ -1,7 +1,6 @@
 """Writing the card and what goes with it into a published folder."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import ModelCard
@@ -9,11 +8,12 @@ from huggingface_hub import ModelCard
 from distill import __version__
 from distill.config import load_recipe
 from distill.publish.card import opening, results, sections
+from distill.publish.card.choice import Choice, choose_for
 from distill.publish.card.facts import gather
-from distill.publish.card.licences import Choice, choose, wants_copy
+from distill.publish.card.licences import check_text
 from distill.publish.card.metadata import metadata
 from distill.publish.card.provenance import published_recipe
-from distill.publish.card.sources import licences_of, sources_of
+from distill.publish.card.sources import sources_of
 from distill.publish.proof.record import Proof
 from distill.publish.student import Subject
 from distill.train.checkpoint import find
@@ -27,15 +27,17 @@ CAPTION = "What it makes of pictures."
 """Of a picture that was given; nobody knows more about it here."""
 
 
-def choose_licence(checkpoint: Path, *, licence: str | None = None) -> Choice:
+def choose_licence(checkpoint: Path, *, licence: str | None = None, licence_text: Path | None = None) -> Choice:
     """The licence that the card would state, before anything is written, with warnings for whoever publishes it.
 
-    Raises ValueError where the licences of what the student learnt from do not allow the one that is asked for, or are
-    not known and none is asked for.
+    `licence_text` is what goes along as LICENSE: nobody is warned of what it holds. Raises ValueError where the
+    licences of what the student learnt from do not allow the one that is asked for, or are not known and none is asked
+    for, for one that is almost, but not quite, one of the hub's, and for one that it does not know without its text.
     """
-    sources = licences_of(sources_of(find(checkpoint).folder))
-    found = choose(sources, asked=licence)
-    return replace(found, texts=tuple(wants_copy([found.name, *sources.values()])))
+    text = "" if licence_text is None else licence_text.read_text(encoding="utf-8")
+    found = choose_for(sources_of(find(checkpoint).folder), asked=licence, text=text)
+    check_text(found.name, has_text=bool(text))
+    return found
 
 
 def check_files(*, picture: Path | None, licence_text: Path | None, page: Path | None) -> None:
@@ -79,6 +81,8 @@ def write_card(
     """
     check_files(picture=picture, licence_text=licence_text, page=page)
     facts = gather(subject, licence=licence, page=page)
+    text = "" if licence_text is None else licence_text.read_text(encoding="utf-8")
+    check_text(facts.licence.name, has_text=bool(text))
     if picture is not None:
         _write_bytes(folder / PICTURE, picture.read_bytes())
     if licence_text is not None:
@@ -88,7 +92,7 @@ def write_card(
         "": opening.opening(facts),
         "Load it": sections.loading(subject, proof, folder),
         "What it learnt from": sections.learnt_from(facts),
-        "Licence": sections.licence(facts),
+        "Licence": sections.licence(facts, text),
         "Measured": results.evaluation(facts),
         "The same weights in every format": sections.proven(proof),
         "Training": sections.training(facts),
