@@ -1,14 +1,14 @@
-"""`distill teachers …`: the families there are, and a look at one of their encoders and at its features."""
+"""`distill teachers inspect`: a look at an encoder of one of the families, and at its features."""
 
 import argparse
 import math
-import textwrap
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from distill.compose import FAMILIES, RANDOM, Pretrained, load_pretrained
+from distill.catalogue.families import wrapped
+from distill.compose import RANDOM, Pretrained, load_pretrained
 from distill.config import Scenes
 from distill.contracts import Tokens
 from distill.data.scenes.world import SceneWorld
@@ -17,30 +17,9 @@ from distill.eval import sanity
 from distill.eval.features import unit
 from distill.exit_codes import FINISHED
 
-WIDTH = 80
-"""Columns of a terminal."""
 NUM_PICTURES = 8
 """At least; more where the grid is so coarse that they would make fewer than NUM_PATCHES."""
 NUM_PATCHES = 256
-
-
-def list_families(options: argparse.Namespace) -> int:
-    """Print what belongs to every family and what it gives."""
-    for name, family in FAMILIES.items():
-        print(_wrapped(f"{name:<14}", family.title))
-        rows = (
-            ("NAME", family.names),
-            ("patches", family.dense),
-            ("text tower", family.text),
-            ("heads", family.heads),
-            ("licence", family.licence),
-        )
-        for label, value in rows:
-            print(_wrapped(f"  {label:<12}", value))
-        print()
-    print("look at one:      distill teachers inspect FAMILY:NAME [--weights FILE]")
-    print("learn from it:    teacher.kind=frozen teacher.model=FAMILY:NAME, in a recipe")
-    return FINISHED
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -48,20 +27,20 @@ def inspect(options: argparse.Namespace) -> int:
     found = load_pretrained(options.model, options.weights)
     print(found.name)
     for label, value in _facts(found):
-        print(_wrapped(f"  {label:<12}", value))
+        print(wrapped(f"  {label:<12}", value))
     pixels, captions = _scenes(found)
     tokens = _tokens(found, pixels)
     look = sanity.look_at(tokens, pixels)
     print(f"\nits features of {len(pixels)} scenes of {found.image_size} x {found.image_size} pixels")
     for label, value in _seen(look):
-        print(_wrapped(f"  {label:<28}", value))
+        print(wrapped(f"  {label:<28}", value))
     text = _look_at_texts(found, tokens, captions)
     for label, value in _heard(text) if text else ():
-        print(_wrapped(f"  {label:<28}", value))
+        print(wrapped(f"  {label:<28}", value))
     warnings = sanity.warnings(look, text)
     print()
     for warning in warnings:
-        print(_wrapped("warning: ", warning))
+        print(wrapped("warning: ", warning))
     if not warnings:
         print("nothing looks wrong, as far as a few scenes can tell")
     return FINISHED
@@ -132,10 +111,6 @@ def _look_at_texts(found: Pretrained, tokens: Tokens, captions: list[str]) -> sa
             return None
         raise
     return sanity.look_at_texts(unit(tokens.cls[:, 0]), texts)
-
-
-def _wrapped(label: str, text: str) -> str:
-    return textwrap.fill(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False)
 
 
 def _number(value: float) -> str:

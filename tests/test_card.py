@@ -16,19 +16,19 @@ from tiny_released import timm_file
 from tiny_runs import trained
 from tiny_teachers import PARTS, partial
 
-from distill import cli
 from distill.config import Data, Dataset, recipe_from_file
 from distill.encoders.weights import sha256_of_weights
-from distill.eval import TASKS
-from distill.eval.command import AGREEMENT
 from distill.publish.card import FILES, choose_licence, write_card
-from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, choose, metadata, wants_copy
+from distill.publish.card.choice import choose, choose_for
+from distill.publish.card.facts import gather
+from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, metadata, wants_copy
 from distill.publish.card.loading import FOLDER, PICTURE
-from distill.publish.card.measured import DATA_OF, HUB_TASKS, measured
+from distill.publish.card.opening import limits
 from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
-from distill.publish.card.sections import PAPER, SOFTWARE
+from distill.publish.card.sections import PAPER, QUANTITIES, SOFTWARE, proven, training
 from distill.publish.card.sources import hub_name, licences_of, sources_of
 from distill.publish.plan import plan, write
+from distill.publish.proof.prove import BOTH, IMAGE, PHOTOS, WIDE
 from distill.publish.proof.record import FormatProof, Proof
 from distill.publish.student import Side, load_subject
 from distill.train.checkpoint import find
@@ -127,7 +127,7 @@ def test_every_block_of_code_runs_as_it_stands(
     planned = plan(subject, formats, dtype="fp32")
     for name in planned.formats:
         (tmp_path / name).mkdir()
-        write(name, subject, tmp_path / name, dtype="fp32", max_shard_size="5GB")
+        write(name, subject, tmp_path / name, dtype="fp32")
     write_card(tmp_path, subject=subject, proof=proof_of(tmp_path, planned.formats))
     moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))  # no file knows where it lies
     assert not [file for file in moved.rglob("*.json") if str(tmp_path) in file.read_text()]
@@ -224,6 +224,26 @@ def test_the_card_of_a_partly_trained_teacher_describes_that_teacher(runs: dict[
     assert "width 24" in text and "It was distilled from `distill:captions`" in text and "no text tower" in text
 
 
+def test_the_opening_says_what_was_trained_and_on_what(runs: dict[str, Path], tmp_path: Path):
+    first = {
+        name: card_of(runs[name], tmp_path / name)[1].split("\n\n")[1] for name in ("captions", "taught", "convnet")
+    }
+    assert "`vit_tiny_patch16_224` of timm with patches of 8 pixels, width 48, depth 2 (0.1 M" in first["captions"]
+    assert "by self-distillation and by comparing pictures with captions for 1" in first["captions"]
+    assert "(CLS 1 learnt from alt-text captions, CLS 2 from short and detailed ones)" in first["captions"]
+    assert "it gives two CLS tokens and one token for every patch" in first["taught"], "it has read no captions"
+    assert "It was distilled from `timm:test_vit` for 1" in first["taught"]
+    assert "it gives one token for the whole picture" in first["convnet"] and "caption" not in first["convnet"]
+
+
+def test_the_limits_know_the_sizes_of_local_crops(runs: dict[str, Path]):
+    facts = gather(load_subject(runs["captions"], side="student"), licence=None, page=None)
+    data = facts.recipe.data
+    for number, said in ((0, "32 × 32 pixels; other"), (2, "32 × 32 pixels, with local crops of 24; other")):
+        views = replace(data.views, num_local=number, local_size=24)
+        assert said in limits(replace(facts, recipe=replace(facts.recipe, data=replace(data, views=views))))
+
+
 def copied(run: Path, to: Path) -> Path:
     return shutil.copytree(run, to)
 
@@ -246,8 +266,10 @@ def test_what_a_teacher_of_ours_learnt_from_counts(runs: dict[str, Path], tmp_pa
     (checkpoint / "recipe.yaml").write_text(page)
     lost = sources_of(checkpoint)
     assert licences_of(lost) == {"distill:taught": None}
-    with pytest.raises(ValueError, match="nobody states the licence of distill:taught"):
-        choose(licences_of(lost), asked=None)
+    with pytest.raises(ValueError, match=r"of distill:taught could not be looked up \(/nowhere/taught is neither"):
+        choose_for(lost, asked=None)
+    page = json.loads((checkpoint.parent.parent / "summary.json").read_text())
+    assert [source.sha256 for source in lost] == [each["weights_sha256"] for each in page["teachers"]]
 
 
 def test_a_student_of_its_own_has_no_source(runs: dict[str, Path], tmp_path: Path):
@@ -263,7 +285,7 @@ def test_a_student_of_its_own_has_no_source(runs: dict[str, Path], tmp_path: Pat
 def test_free_licences_leave_the_choice_open(free: str):
     chosen = choose({"a": free.upper()}, asked=None)
     assert chosen.name == free
-    assert len(chosen.warnings) == TERMS[free].copy
+    assert len(chosen.warnings) == (TERMS[free].copy or TERMS[free].keep)
     assert choose({"a": free}, asked="mit").name == "mit"
 
 
@@ -321,79 +343,6 @@ def test_a_licence_is_refused_before_anything_is_written(runs: dict[str, Path], 
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_results_of_eval_stand_in_the_card_with_their_settings(runs: dict[str, Path], tmp_path: Path):
-    copy = copied(runs["captions"], tmp_path / "copy")
-    _, text = card_of(copy, tmp_path / "before")
-    assert section(text, "Measured").strip() == "Not measured." and "Nothing was measured of it." in text
-    (copy / "eval").mkdir()
-    asked = {"segmentation": "/data/of/somebody/ade20k", "classes": None}
-    page = {
-        "format": 1,
-        "task": "zero_shot_segmentation",
-        "side": "student",
-        "step": 1,
-        "num_images": 2000,
-        "values": {"miou": 0.1234, "pixel_accuracy": None},
-        "per_class": {},
-        "notes": ["Something | looks <odd>."],
-        "settings": {"templates": "tcl", "window": 448},
-        "evaluate": asked,
-    }
-    depth = page | {"task": "depth", "values": {"rmse_metres": 0.5}, "evaluate": {"geometry": None}, "settings": {}}
-    pages = {
-        "zero_shot_segmentation": page,
-        "zero_shot_segmentation.untrained": page | {"side": "untrained", "step": 0, "values": {"miou": 0.02}},
-        "depth": depth,
-        "knn": page | {"task": "knn", "step": 7},
-    }
-    for name, content in pages.items():
-        (copy / "eval" / f"{name}.json").write_text(json.dumps(content))
-    data, text = card_of(copy, tmp_path / "after")
-    said = section(text, "Measured")
-    assert "| task | measure | this model | untrained |" in said
-    assert "**zero shot segmentation**, ade20k, 2,000 pictures | miou | 12.3 % | 2.0 % |" in said
-    assert "pixel accuracy | – |" in said and "**depth**, scenes, held out" in said and "0.500 m" in said
-    assert 'templates "tcl", window 448. Something' in said and "knn" not in said and "/data/of" not in text
-    results = data["model-index"][0]["results"]
-    assert [row["task"]["type"] for row in results] == ["depth-estimation", "image-segmentation"]
-    assert results[1]["metrics"] == [{"type": "miou", "value": 12.34, "name": "miou"}]
-    assert results[1]["dataset"] == {"name": "ade20k", "type": "ade20k"}
-
-
-def test_results_of_a_whole_suite_stand_in_the_card_and_quick_looks_do_not(runs: dict[str, Path], tmp_path: Path):
-    run = shutil.copytree(runs["captions"], tmp_path / "captions")
-    page = tmp_path / "two.yaml"
-    page.write_text("title: two\nevaluate: {num_images: 16}\nmeasures: {near: {task: knn}, far: {task: depth}}\n")
-    assert cli.main(["eval", str(run), "--suite", str(page), "--limit", "12"]) == 0
-    step = find(run).step
-    assert not [each for each in measured(find(run).folder, step=step, side="student") if "suite" in each.data]
-    assert cli.main(["eval", str(run), "--suite", str(page)]) == 0
-    found = measured(find(run).folder, step=step, side="student")
-    assert [each.data for each in found if "suite" in each.data] == ["near of the suite two", "far of the suite two"]
-    kept = json.loads((run / "eval" / "two" / "near.json").read_text())
-    assert found[0].values == kept["values"] and found[0].num_images == kept["num_images"]
-
-
-def test_every_task_has_its_data_and_a_name_on_the_hub():
-    assert len(TASKS) > 8 and {*TASKS, AGREEMENT} == DATA_OF.keys()
-    assert TASKS.keys() - HUB_TASKS.keys() <= {"health", "alignment"} and HUB_TASKS.keys() <= TASKS.keys()
-
-
-def test_what_a_training_measured_at_its_end_counts(runs: dict[str, Path], tmp_path: Path):
-    copy = copied(runs["captions"], tmp_path / "copy")
-    summary = json.loads((copy / "summary.json").read_text())
-    summary |= {
-        "scores": {"knn/accuracy": 0.5, "evaluate_seconds": 2.0},
-        "baselines": {"teacher": {"knn/accuracy": 0.75}},
-    }
-    (copy / "summary.json").write_text(json.dumps(summary))
-    _, text = card_of(copy, tmp_path / "out")
-    said = section(text, "Measured")
-    assert "**knn**, scenes, held out | accuracy | 50.0 % | 75.0 % |" in said and "at the end of training" in said
-    (copy / "summary.json").write_text(json.dumps(summary | {"steps": 2}))  # the checkpoint is of an earlier step
-    assert section(card_of(copy, tmp_path / "out")[1], "Measured").strip() == "Not measured."
-
-
 def test_the_recipe_goes_along_without_the_machine(runs: dict[str, Path], tmp_path: Path):
     card_of(runs["taught"], tmp_path / "out")
     page = tmp_path / "out" / "recipe.yaml"
@@ -401,7 +350,7 @@ def test_the_recipe_goes_along_without_the_machine(runs: dict[str, Path], tmp_pa
     assert found.teacher.weights == "test_vit.safetensors" and found.optim == trained_with.optim
     assert str(tmp_path.parent) not in page.read_text()
     assert without_machine(["/a/b.pth", "transformers:/m/dinov2", "a/b", "../c/*/*.jpg", 3]) == [
-        *("b.pth", "transformers:dinov2", "a/b", "*.jpg", 3)
+        *("b.pth", "transformers:dinov2", "a/b", "c/*/*.jpg", 3)
     ]
     assert without_machine("timm:/data/My Models/jane/dino.pth") == "timm:dino.pth"
     assert without_machine("/home/jane doe/proj/x") == "x"
@@ -423,11 +372,45 @@ def test_the_page_that_a_run_stands_on_is_named_with_what_was_changed(runs: dict
         card_of(runs["captions"], tmp_path / "out", page=tmp_path / "none.yaml")
 
 
+def test_what_only_lies_elsewhere_is_no_other_setting(runs: dict[str, Path], tmp_path: Path):
+    page = tmp_path / "page.yaml"
+    trained_with = (find(runs["taught"]).folder / "recipe.yaml").read_text()
+    weights = re.search(r"weights: (/\S+)", trained_with)[1]
+    page.write_text(
+        trained_with.replace(weights, "/of/somebody/test_vit.safetensors").replace("steps: 1\n", "steps: 2\n")
+    )
+    said = section(card_of(runs["taught"], tmp_path / "out", page=page)[1], "Training")
+    assert "`teacher.weights: lies in another place`; `optim.steps: 2 -> 1`" in said and "/of/somebody" not in said
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(3.4, "3 seconds"), (170.0, "2.8 minutes"), (9000.0, "2.5 hours")])
+def test_how_long_a_run_took(seconds: float, told: str, runs: dict[str, Path]):
+    facts = gather(load_subject(runs["captions"], side="student"), licence=None, page=None)
+    assert f"- Run: {told} on " in training(replace(facts, summary=facts.summary | {"seconds": seconds}))
+
+
 def test_the_data_has_a_fingerprint_while_it_is_there(runs: dict[str, Path], tmp_path: Path):
     said = section(card_of(runs["captions"], tmp_path / "out")[1], "Training")
-    assert "100 procedurally drawn scenes" in said and re.search(r"the fingerprint `[0-9a-f]{16}`", said)
+    assert "100 procedurally drawn scenes" in said and re.search(r"Its fingerprint, .*, is `[0-9a-f]{16}`\.", said)
     gone = Data(source="dataset", dataset=Dataset(path=f"{tmp_path}/nothing/photos"))
     assert fingerprint(gone) is None and data_in_words(gone) == "imagefolder `photos`"
+
+
+def test_data_that_is_a_pattern_is_named_with_its_folder():
+    data = Data(source="dataset", dataset=Dataset(path="/data/of/somebody/photos/*.jpg"))
+    assert data_in_words(data) == "imagefolder `photos/*.jpg`"
+    assert without_machine(data.dataset.path) == "photos/*.jpg"
+
+
+def test_data_in_files_is_told_with_their_number(runs: dict[str, Path], tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 4)).save(tmp_path / "photos" / f"{number}.jpg")
+    facts = gather(load_subject(runs["taught"], side="student"), licence=None, page=None)
+    data = Data(source="dataset", image_size=32, dataset=Dataset(path=f"{tmp_path}/photos/*.jpg"))
+    said = training(replace(facts, recipe=replace(facts.recipe, data=data)))
+    assert "- Data: imagefolder `photos/*.jpg`, 3 files. Its fingerprint, as this is written, is `" in said
+    assert str(tmp_path) not in said
 
 
 def test_a_picture_is_shown_and_has_to_be_one(runs: dict[str, Path], tmp_path: Path):
@@ -444,6 +427,39 @@ def test_a_picture_is_shown_and_has_to_be_one(runs: dict[str, Path], tmp_path: P
     assert "(features.png)" in card_of(runs["captions"], tmp_path / "third")[1]
 
 
+def test_the_tokenizer_of_a_text_tower_is_named_and_forces_no_licence(runs: dict[str, Path], tmp_path: Path):
+    data, text = card_of(runs["tips"], tmp_path / "out")
+    file = runs["tips"].parent / "words" / "tokenizer.model"
+    row = f"| tokenizer | `tokenizer.model` | of no known release | not stated | `{sha256_of_weights([file])}` |"
+    assert row in section(text, "What it learnt from") and "Nobody else's weights" in section(
+        text, "What it learnt from"
+    )
+    assert "tokenizer.model` comes without any statement of a licence: that it may be" in section(text, "Licence")
+    assert data["license"] == NOT_CHOSEN and str(file.parent) not in text
+    assert "nobody states the licence of the tokenizer tokenizer.model" in choose_licence(runs["tips"]).warnings[-1]
+    assert not [word for word in choose_licence(runs["captions"]).warnings if "tokenizer" in word]
+
+
+def test_a_licence_of_ones_own_stands_in_the_card_with_its_text(runs: dict[str, Path], tmp_path: Path):
+    with pytest.raises(ValueError, match="lab-terms: the hub knows no such licence, so its text has to go along"):
+        card_of(runs["taught"], tmp_path / "out", licence="Lab-Terms")
+    assert not list((tmp_path / "out").iterdir())
+    with pytest.raises(ValueError, match="its text has to go along"):
+        choose_licence(runs["taught"], licence="Lab-Terms")
+    text = tmp_path / "terms.txt"
+    text.write_text("You may.\n\nApache License\n  Version 2.0, January 2004\n")
+    data, card = card_of(runs["taught"], tmp_path / "out", licence="Lab-Terms", licence_text=text)
+    chosen = choose_licence(runs["taught"], licence="Lab-Terms", licence_text=text)
+    assert not chosen.warnings and chosen.sources == ("apache-2.0",)
+    named = {"license": "other", "license_name": "lab-terms", "license_link": "LICENSE"}
+    assert named.items() <= data.items()
+    said = section(card, "Licence")
+    assert "under `lab-terms`, a licence of its own, whose text is in [LICENSE](LICENSE)" in said
+    assert "[LICENSE](LICENSE) holds the text of the Apache License 2.0." in said
+    _, card = card_of(runs["taught"], tmp_path / "without")
+    assert "The text of the Apache License 2.0 is behind its link above." in section(card, "Licence")
+
+
 def test_a_licences_text_goes_along(runs: dict[str, Path], tmp_path: Path):
     text = tmp_path / "words.txt"
     text.write_text("You may.")
@@ -456,12 +472,35 @@ def test_proof_is_a_table_and_refusals_have_reasons(runs: dict[str, Path], tmp_p
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "test_vit", "model_args": {}}))
     save_file({}, tmp_path / "timm" / "model.safetensors")
-    proof = replace(proof_of(tmp_path, {"timm": False}), dtype="fp16", rounding={"cls": 1.5e-3})
+    proof = replace(proof_of(tmp_path, {"timm": False}), dtype="fp16", rounding={"cls": 1.5e-3, "cls2": 2e-3})
     write_card(tmp_path, subject=load_subject(runs["captions"], side="student"), proof=proof)
     said = section((tmp_path / "README.md").read_text(), "The same weights in every format")
-    assert "| patches | 2.0e-06 |" in said and "8 held-out scenes" in said and "may exceed 1e-05" in said
-    assert "to fp16 by itself changes what the student says by cls 1.5e-03" in said
-    assert "- No tips: its text tower is not one of TIPS." in said
+    assert "| patches | 2.0e-06 |" in said and "8 held-out scenes" in said and "may differ by more than 1e-05" in said
+    assert "to fp16 by itself changes what the model says by CLS 1 1.5e-03, CLS 2 2.0e-03" in said
+    assert "Formats that do not apply:\n\n- tips: its text tower is not one of TIPS." in said
+    assert "| CLS | 1.0e-07 |" in said and "Prepared" not in said and "Other size" not in said
+
+
+def test_what_a_proof_compares_has_words_and_is_explained_where_it_is_there():
+    quantities = {*IMAGE, *BOTH, *PHOTOS, *WIDE, "feature_pipeline", "zero_shot_pipeline"}
+    assert quantities == QUANTITIES.keys()
+    found = FormatProof(
+        files=("timm/config.json",),
+        sha256=("0" * 64,),
+        bytes=1,
+        library="timm",
+        version="1",
+        differences=dict.fromkeys(sorted(quantities), 0.0) | {"photo_pixels": 3.6e-3},
+    )
+    said = proven(replace(nothing_compared(), formats={"timm": found}))
+    assert re.findall(r"\| (CLS .*?) \| 0 \|", said) == [
+        "CLS 1",
+        "CLS 2",
+        "CLS 1, other size",
+        "CLS 1 of prepared pixels",
+    ]
+    assert "| prepared pixels | 3.6e-03 |" in said and "Nothing but the prepared pixels may differ" in said
+    assert "differ by up to 0.010" in said and "“Other size”" in said
 
 
 def test_the_citation_is_that_of_the_project():

@@ -17,6 +17,9 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from distill import cli
+from distill.catalogue.data_sets import DATA_SETS
+from distill.catalogue.layout import find
+from distill.catalogue.listing import show
 from distill.config import load_recipe
 from distill.contracts import ImageEncoder, SegmentationSet, Tokens
 from distill.encoders.dual import DualEncoder
@@ -24,7 +27,6 @@ from distill.eval import evaluation_data
 from distill.eval.command import evaluation_words
 from distill.eval.in_training import evaluate_in_training
 from distill.eval.layouts import (
-    DATA_SETS,
     open_captions,
     open_classes,
     open_depth,
@@ -33,10 +35,9 @@ from distill.eval.layouts import (
     open_pairs,
     open_segmentation,
 )
-from distill.eval.layouts.dataset import find
 from distill.eval.layouts.geometry import normals_from_depth
-from distill.eval.layouts.listing import show
 from distill.eval.layouts.names import FOLDER, ids, names, rows
+from distill.eval.layouts.registry import READERS
 from distill.eval.pictures.things import num_things_of
 from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
@@ -127,7 +128,7 @@ def expected_labels(first: list[int]) -> Tensor:
 
 
 def test_every_data_set_and_every_list_of_names_is_looked_at():
-    assert set(BUILD) == set(DATA_SETS) and set(LABELS) == set(MASKS) and len(MASKS) == 10
+    assert set(BUILD) == set(DATA_SETS) == set(READERS) and set(LABELS) == set(MASKS) and len(MASKS) == 10
     assert set(COUNTS) == {file.stem for file in FOLDER.glob("*.txt")}
     served = {task for data in DATA_SETS.values() for task in data.tasks}
     assert {"zero_shot_segmentation", "linear_segmentation", "retrieval", "knn", "depth", "normals"} <= served

@@ -376,6 +376,8 @@ def test_published_rows_stand_beside_what_was_found(runs, tmp_path: Path, monkey
     )
     assert {"cityscapes", "uned"} <= set(kept["missing"]) and "cityscapes" in text
     assert set(kept["failed"]) == {"imagenet_knn"}, "two training pictures are no neighbourhood"
+    called = {name: found["data_set"] for name, found in kept["measured"].items()}
+    assert (called["ade150"], called["nyu_depth"]) == ("ADE20K", "NYU Depth v2")
     identity = kept["measured"]["ade150"]["identity"]
     assert identity["data"]["segmentation"]["sha256"] and len(identity["weights_sha256"]) == 64
 

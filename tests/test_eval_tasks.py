@@ -10,6 +10,7 @@ import torch
 from oracles import know_nothing
 from PIL import Image
 
+from distill import __version__
 from distill.config import Evaluate, ImageTower, Recipe, Scenes, Student, TextTower, save_recipe
 from distill.config.data import Data, Dataset
 from distill.data.scenes import SceneWorld
@@ -335,6 +336,8 @@ def test_the_command_prints_a_table_and_writes_the_result_with_its_settings(run,
     assert evaluate_checkpoint(run, "zero_shot_segmentation", ["templates=tcl", "evaluate.num_images=5"]) == 0
     assert "miou" in capsys.readouterr().out
     page = json.loads((run / "eval" / "zero_shot_segmentation.json").read_text())
+    assert page["data_set"] == "scenes, held out" and page["distill"] == __version__
+    assert page["data"] == {"segmentation": {"num_images": 5, "sha256": page["data"]["segmentation"]["sha256"]}}
     assert page["step"] == 7 and page["side"] == "student" and page["num_images"] == 5
     assert page["settings"]["templates"] == "tcl"
     assert page["settings"]["window"] == 32 and page["settings"]["stride"] == 24

@@ -14,6 +14,7 @@ from tiny_released import EXAMPLES, RELEASED, Released
 from tiny_runs import losses, opened, tiny, train_alone, words
 
 from distill import cli
+from distill.catalogue.families import FAMILIES
 from distill.compose import Parts, compose
 from distill.contracts import ImageEncoder, TextEncoder
 from distill.encoders.dual import DualEncoder
@@ -21,7 +22,7 @@ from distill.encoders.timm_names import timm_statistics
 from distill.encoders.vit import create_vit, wrap_vit
 from distill.train import resume
 from teachers import Frozen
-from teachers.families import FAMILIES, Pretrained, load
+from teachers.families import LOADERS, RANDOM, Pretrained, load, open_clip_names, tips_files, tips_sizes
 from teachers.families import ours as our_family
 from teachers.families import timm as timm_family
 
@@ -64,13 +65,20 @@ def teacher(given: Released) -> tuple[str, ...]:
     return ("teacher.kind=frozen", f"teacher.model={given.model}", *weights)
 
 
-def test_every_family_is_tested_and_called_by_its_name():
-    assert len(FAMILIES) >= 5
+def test_every_family_is_described_loaded_and_tested():
+    assert len(FAMILIES) >= 5 and list(LOADERS) == list(FAMILIES)
     assert RELEASED.keys() == FAMILIES.keys() and all(RELEASED.values())
-    for name, family in FAMILIES.items():
-        assert family.name == name
+    for family in FAMILIES.values():
         described = (family.title, family.names, family.dense, family.text, family.heads, family.licence)
         assert all(0 < len(text) < 260 for text in described)
+
+
+def test_what_the_list_calls_by_name_is_called_so_where_it_is_read():
+    tips, clip = FAMILIES["tips"], FAMILIES["open_clip"]
+    files = (tips_files.VISION, tips_files.TEXT, tips_files.TOKENIZER, *tips_sizes.RELEASED, f"weights={RANDOM}")
+    assert all(word in tips.names for word in files) and tips.licence.startswith(tips_files.LICENCE)
+    words = (open_clip_names.CONFIG, open_clip_names.SAFE_WEIGHTS[0], f"{open_clip_names.HUB}OWNER/NAME")
+    assert all(word in clip.names for word in words)
 
 
 @pytest.mark.parametrize(("family", "kind"), EXAMPLES)

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from distill.contracts import Statistics
 from distill.encoders.dual import DualEncoder
 from distill.encoders.vit import create_vit, wrap_vit
+from distill.extras import quiet
 from teachers.families import hf
-from teachers.families.hf import FAMILY, KINDS, load
+from teachers.families.hf import KINDS, load
 
 TOLERANCE = 1e-5
 WIDTH, DEPTH, HEADS, WORDS = 32, 2, 2, ["<pad>", "<eos>", "<unk>", "a", "photo", "of", "cat", "dog"]
@@ -66,7 +67,7 @@ def write(folder: Path, model_type: str, **changes) -> Path:
     """A folder as it is released, with tiny random weights."""
     config = transformers.AutoConfig.for_model(model_type, **CONFIGS[model_type] | changes)
     model = randomise(getattr(transformers, KINDS[model_type].model)(config))
-    with hf._quiet():
+    with quiet(transformers):
         model.save_pretrained(folder)
     side = NATIVE.get(model_type, 24)
     size = {"max_num_patches": 9} if model_type.startswith("siglip2") else {"size": {"height": side, "width": side}}
@@ -102,7 +103,7 @@ def pair(released, tmp_path) -> Path:
 
 
 def theirs(folder: Path) -> nn.Module:
-    with hf._quiet():
+    with quiet(transformers):
         config = transformers.AutoConfig.from_pretrained(folder)
         return getattr(transformers, KINDS[config.model_type].model).from_pretrained(folder).eval()
 
@@ -667,7 +668,3 @@ def test_a_missing_package_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"needs the package transformers \(extra: hf\)"):
         load(str(folder), None)
-
-
-def test_the_family_has_its_name():
-    assert FAMILY.name == "transformers" and FAMILY.load is load

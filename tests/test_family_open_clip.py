@@ -28,7 +28,7 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 from transformers import PreTrainedTokenizerFast
 
 from distill.encoders.dual import DualEncoder
-from teachers.families.open_clip import FAMILY, load
+from teachers.families.open_clip import load
 from teachers.families.open_clip_names import DEFAULT_STATISTICS, describe
 from teachers.families.open_clip_towers import ClipViT, TimmMap, TimmTransformer
 
@@ -618,7 +618,3 @@ def test_towers_without_a_common_space_are_refused(folder):
     encoder = load(str(folder), "random")
     with pytest.raises(ValueError, match="image is 20 and text 16 wide"):
         DualEncoder(encoder.image, encoder.text)
-
-
-def test_the_family_has_its_name():
-    assert FAMILY.name == "open_clip" and FAMILY.load is load

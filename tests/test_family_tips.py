@@ -25,7 +25,7 @@ from distill.encoders.text_tips import TipsText
 from distill.encoders.timm_names import create
 from distill.encoders.vit import TimmViT
 from teachers.families import tips
-from teachers.families.tips import FAMILY, load
+from teachers.families.tips import load
 from teachers.families.tips_sizes import RELEASED
 
 TOLERANCE = 1e-5
@@ -616,7 +616,3 @@ def test_truncated_safetensors_are_refused(saved):
     (saved / "model.safetensors").write_bytes(stored[: len(stored) // 2])
     with pytest.raises(ValueError, match="is not a complete safetensors file"):
         load(str(saved), None)
-
-
-def test_the_family_has_its_name():
-    assert FAMILY.name == "tips" and FAMILY.load is load

@@ -8,6 +8,7 @@ truth, ridge 0.50 and 0.39, linear 0.53 and 0.43, DPT by heart 0.42 and 0.70; on
 
 import dataclasses
 import json
+import re
 
 import pytest
 import tiny_layouts
@@ -27,6 +28,7 @@ from distill.eval import evaluation_data
 from distill.eval.command import evaluate_checkpoint
 from distill.eval.geometry import EIGEN_CROP, Crop, depth_result, depth_sums, normals_result, normals_sums
 from distill.eval.in_training import evaluate_in_training
+from distill.eval.metrics import is_error
 from distill.eval.pictures.geometry_sets import SceneGeometry
 from distill.eval.probes import geometry_probes
 from distill.eval.probes.dpt import DPTHead
@@ -414,7 +416,11 @@ def test_the_command_measures_depth_and_normals_of_a_run(tmp_path, tiny_encoder,
     for task, unit in (("depth", " m"), ("normals", " °")):
         words = ["evaluate.num_images=6", "probe=linear", "probe_steps=3"]
         assert evaluate_checkpoint(tmp_path / "run", task, words) == 0
-        assert unit in capsys.readouterr().out
+        lines = [[cell.strip() for cell in re.split("[│┃]", line)] for line in capsys.readouterr().out.splitlines()]
+        cells = {line[1]: line[2] for line in lines if len(line) == 4}
+        assert cells.pop("measure") == "value"
+        for name, value in cells.items():
+            assert value.endswith(unit if is_error(name) else " %"), f"{name} {value}"
         page = json.loads((tmp_path / "run" / "eval" / f"{task}.json").read_text())
         assert page["settings"]["training"]["steps"] == 3 and page["settings"]["head"] == "linear"
         assert page["num_images"] == 6 and page["settings"]["num_train_images"] == 6

@@ -183,7 +183,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     thread.join()
 
 
-def published(folder: Path, *, licence: str = "mit", place: str = "", texts_wanted: tuple[str, ...] = ()) -> Path:
+def published(folder: Path, *, licence: str = "mit", place: str = "", **proven: tuple[str, ...]) -> Path:
     """A folder such as a publication writes, with two formats."""
     vision = {"timm_model_name": place or "vit_tiny_patch16_224"}
     contents = {
@@ -205,7 +205,7 @@ def published(folder: Path, *, licence: str = "mit", place: str = "", texts_want
         found = {"bytes": size, "sha256": tuple(hashlib.sha256(contents[file]).hexdigest() for file in files)}
         formats[name] = FormatProof(files=files, library=name, version="1", differences={"cls": 0.0}, **found)
     about = {"dtype": "fp32", "num_pictures": 1, "pictures": "one", "image_size": 64, "num_texts": 0}
-    proof = Proof(formats=formats, tolerance=1e-5, pixel_tolerance=0.01, texts_wanted=texts_wanted, **about)
+    proof = Proof(formats=formats, tolerance=1e-5, pixel_tolerance=0.01, **proven, **about)
     write(proof, folder)
     return folder
 
@@ -336,7 +336,17 @@ def test_folders_that_are_no_publication_are_refused(tmp_path: Path):
         written_files(tmp_path / "empty")
     folder = published(tmp_path / "damaged")
     (folder / "proof.json").write_text('{"formats": []}')
-    with pytest.raises(ValueError, match=r"proof\.json cannot be read"):
+    with pytest.raises(ValueError, match=r"proof\.json is no proof of a publication"):
+        written_files(folder)
+
+
+def test_a_folder_from_before_there_were_sums_is_to_be_published_again(hub: Hub, tmp_path: Path):
+    folder = published(tmp_path / "out")
+    proof = json.loads((folder / "proof.json").read_text())
+    for found in proof["formats"].values():
+        del found["sha256"]
+    (folder / "proof.json").write_text(json.dumps(proof))
+    with pytest.raises(ValueError, match=r"is of an earlier version, .*; publish the run again"):
         written_files(folder)
 
 
@@ -385,10 +395,34 @@ def test_a_teachers_licence_wants_its_text_along_under_another_licence_too(tmp_p
         prepare(folder, REPO, private=True)
 
 
-def test_an_update_deletes_what_the_publication_before_wrote(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_a_licence_of_ones_own_goes_with_its_text(tmp_path: Path):
+    folder = published(tmp_path / "out", licence="other\nlicense_name: lab-terms")
+    with pytest.raises(ValueError, match=r"the licence lab-terms asks for a copy of its text.*--licence-text"):
+        prepare(folder, REPO, private=True)
+    (folder / "LICENSE").write_text("You may.")
+    assert "LICENSE" in prepare(folder, REPO, private=True).files
+
+
+def test_texts_that_software_licences_want_kept_are_warned_of_and_not_insisted_upon(tmp_path: Path):
+    folder = published(tmp_path / "out", source_licences=("apache-2.0", "cc-by-4.0"))
+    [said] = prepare(folder, REPO, private=True).warnings
+    assert said.startswith("the Apache License 2.0 wants its text and notices kept")
+    (folder / "LICENSE").write_text("Apache License\n  Version 2.0, January 2004")
+    assert not prepare(folder, REPO, private=True).warnings
+
+
+@pytest.mark.parametrize("without_sums", [False, True])
+def test_an_update_deletes_what_the_publication_before_wrote(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture, without_sums: bool
+):
     before, now = published(tmp_path / "before"), published(tmp_path / "now")
     assert push(before, REPO, really=True, say=lambda line: None)
     hub.committed |= {"notes.md": b"by hand", ".gitattributes": b"of the hub"}
+    if without_sums:
+        page = json.loads(hub.committed["proof.json"])
+        for found in page["formats"].values():
+            del found["sha256"]
+        hub.committed["proof.json"] = json.dumps(page).encode()
     page = json.loads((now / "proof.json").read_text())
     del page["formats"]["open_clip"]
     (now / "proof.json").write_text(json.dumps(page))

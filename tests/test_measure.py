@@ -186,6 +186,8 @@ def test_a_run_can_be_measured_anew_in_another_way_without_training(run, page, t
     [
         "evaluate.templates=tcl",
         "evaluate.mode=slide",
+        "evaluate.probe=linear",
+        "evaluate.precision=bf16",
         "evaluate.background=threshold",
         "evaluate.background_score=0.5",
         "evaluate.num_images=9",
@@ -228,6 +230,20 @@ def test_two_folders_are_two_measurements_and_their_scenes_do_not_matter():
     )
     assert first != second
     assert first == moved
+
+
+def test_what_is_trained_or_where_folders_lie_is_another_measurement():
+    asked = (
+        ["evaluate.probe_steps=50"],
+        ["evaluate.probe=linear"],
+        ["evaluate.probe=linear", "evaluate.probe_steps=50"],
+    )
+    plain, trained, shorter = (measuring_fingerprint(recipe_with(*words)) for words in asked)
+    assert plain == measuring_fingerprint(recipe_with()) and trained != shorter
+    first, second = (
+        measuring_fingerprint(recipe_with("evaluate.segmentation=ade20k", f"evaluate.root={root}")) for root in "ab"
+    )
+    assert first != second
 
 
 def test_how_a_table_is_read_counts_only_where_one_is_read():

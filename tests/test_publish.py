@@ -4,25 +4,20 @@ Worst differences measured (fp32, CPU, one thread; vectors against the length of
 0, open_clip 1.2e-7, transformers 1.7e-6, tips 5.3e-7, onnx 1.9e-6. Prepared pixels of photos in [0, 1]: 3.6e-3.
 """
 
-import errno
 import json
-import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_family_tips import write_tokenizer
-from tiny_runs import process, trained
+from tiny_runs import process
 
-from distill.cli import main
 from distill.config import load_recipe
 from distill.encoders.dual import build_dual
-from distill.eval.command import load_encoder
-from distill.publish import command
-from distill.publish.formats import convnext, open_clip, timm, transformers
+from distill.publish.formats import convnext, open_clip, transformers
 from distill.publish.formats.plain import gated_ratio, plain, ratio, why_not_plain
 from distill.publish.plan import FORMATS, plan, write
 from distill.publish.proof import prove as prove_module
@@ -78,7 +73,7 @@ def cases(format: str, kinds: dict[str, dict], subjects: dict[str, Subject], fol
     for name, settings in kinds.items():
         subject, place = subjects[name], folder / name
         place.mkdir()
-        held = write(format, subject, place, **{"dtype": "fp32", "max_shard_size": "5GB"} | settings)
+        held = write(format, subject, place, **{"dtype": "fp32"} | settings)
         with_text = plan(subject, (format,), dtype="fp32").formats[format]
         found.append(Case(folder=place, subject=held, questions=questions.ask(subject, None), with_text=with_text))
     return found
@@ -174,7 +169,7 @@ def test_onnx_graphs_take_any_batch_and_any_size(subjects, tmp_path, name):
 
 
 def write_onnx(subject: Subject, folder: Path) -> None:
-    write("onnx", subject, folder, dtype="fp32", max_shard_size="5GB")
+    write("onnx", subject, folder, dtype="fp32")
 
 
 @pytest.mark.slow
@@ -187,7 +182,7 @@ def test_transformers_reads_the_released_layout_of_tips(subjects, tmp_path):
 @torch.no_grad()
 def test_files_in_the_released_layout_are_the_student_as_a_teacher(subjects, tmp_path, name):
     subject = subjects[name]
-    write("tips", subject, tmp_path, dtype="fp32", max_shard_size="5GB")
+    write("tips", subject, tmp_path, dtype="fp32")
     read = load_tips(str(tmp_path), None)
     pixels, texts = torch.rand(2, 3, 32, 48), ["a red circle", "7 blue squares"]
     ours, theirs = subject.image(pixels), read.image(pixels)
@@ -274,125 +269,14 @@ def test_a_denser_map_is_no_convnext_of_transformers(tmp_path):
         assert transformers.kind_of(subject) == kind
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    return trained(tmp_path_factory.mktemp("runs") / "done", "optim.steps=1", "optim.warmup=0")
-
-
-def spoilt(run: Path, folder: Path, change) -> Path:
-    """A copy of the run's checkpoint whose tensors went through `change`, sealed again."""
-    checkpoint = next((run / "checkpoints").glob("step_*"))
-    copied = folder / checkpoint.name
-    subprocess.run(["cp", "-r", str(checkpoint), str(copied)], check=True)
-    tensors = load_file(copied / "student.safetensors")
-    change(tensors)
-    save_file(tensors, copied / "student.safetensors")
-    manifest = json.loads((copied / "manifest.json").read_text())
-    del manifest["sha256"]["student.safetensors"]
-    (copied / "manifest.json").write_text(json.dumps(manifest))
-    return copied
-
-
-def test_a_run_is_published_with_its_proof(run, tmp_path, capsys, shared_data):
-    target = tmp_path / "new" / "published"
-    photos = str(shared_data / "coco_captions" / "images")
-    words = ["publish", str(run), "--to", str(target), "--formats", "timm", "--dtype", "fp16", "--photos", photos]
-    assert main(words) == 0
-    proof = json.loads((target / "proof.json").read_text())
-    assert proof["formats"]["timm"]["files"] == ["timm/config.json", "timm/model.safetensors"]
-    assert proof["dtype"] == "fp16" and 0 < proof["rounding"]["text"] < 0.01 and proof["image_size"] == 32
-    assert proof["num_pictures"] == 8 and proof["pictures"] == "photos of the folder images"
-    assert sorted(path.name for path in target.parent.iterdir()) == ["published"]
-    assert "timm 1." in capsys.readouterr().out
-    tensors, encoder = load_file(target / "timm" / "model.safetensors"), load_encoder(run)[0]
-    assert tensors.keys() == encoder.image.model.state_dict().keys()  # no heads, no mask token, no optimiser
-    assert main(words) == 2
-    assert "exists already" in capsys.readouterr().err
-
-
-def test_a_library_that_says_something_else_stops_the_publication(run, tmp_path, monkeypatch):
-    def says_nothing_right(name, words, place):
-        save_file({quantity: torch.zeros(8, 48) for quantity in ("cls", "cls2")}, words[2])
-        return {"library": "timm", "version": "0"}
-
-    monkeypatch.setattr(prove_module, "_run", says_nothing_right)
-    with pytest.raises(Mismatch, match="the timm format gives no patches"):
-        command.publish(run, tmp_path / "published", command.Wish(formats=("timm",)))
-    assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_a_mismatch_stops_the_publication(run, tmp_path, monkeypatch):
-    honest = timm.save
-
-    def dishonest(tensors, path, *, dtype):
-        honest({name: value + 1e-3 for name, value in tensors.items()}, path, dtype=dtype)
-
-    monkeypatch.setattr(timm, "save", dishonest)
-    with pytest.raises(Mismatch, match=r"timm 1\.\S+ makes of the timm format is not the student: it differs in cls"):
-        command.publish(run, tmp_path / "new" / "published", command.Wish(formats=("timm",)))
-    assert not any(tmp_path.iterdir())
-
-
-def refused(run: Path, folder: Path, capsys) -> str:
-    """What publishing says where it refuses; and that nothing is left of it."""
-    before = sorted(folder.rglob("*"))
-    assert main(["publish", str(run), "--to", str(folder / "new" / "published"), "--formats", "timm"]) == 2
-    assert sorted(folder.rglob("*")) == before
-    (message,) = capsys.readouterr().err.splitlines()
-    return message
-
-
-def test_a_name_too_long_for_the_disk_is_one_sentence_and_leaves_nothing(run, tmp_path, capsys):
-    # 240 letters are a name, but not with the ending of what is unfinished.
-    target = tmp_path / "new" / ("a" * 240)
-    assert main(["publish", str(run), "--to", str(target), "--formats", "timm"]) == 2
-    (message,) = capsys.readouterr().err.splitlines()
-    assert message.startswith("distill: error: File name too long: ") and not any(tmp_path.iterdir())
-
-
-def test_bad_runs_are_refused_in_one_sentence(run, tmp_path, capsys):
-    assert "is neither a run folder nor" in refused(tmp_path, tmp_path, capsys)
-    broken = spoilt(run, tmp_path, lambda tensors: tensors["encoder.image.model.norm.bias"][3:5].fill_(torch.nan))
-    assert "image.model.norm.bias holds NaN or infinity" in refused(broken, tmp_path, capsys)
-    recipe = (broken / "recipe.yaml").read_text()
-    (broken / "recipe.yaml").write_text(recipe.replace("steps: 1\n", "steps: 9\n"))
-    manifest = json.loads((broken / "manifest.json").read_text())
-    manifest["sha256"].pop("recipe.yaml", None)
-    (broken / "manifest.json").write_text(json.dumps(manifest))
-    assert "is of step 1 of 9: this run is not finished" in refused(broken, tmp_path, capsys)
-    (broken / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    assert "was written by a newer version (format 99" in refused(broken, tmp_path, capsys)
-
-
-@pytest.mark.parametrize(
-    "problem",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-    ],
-)
-def test_a_disk_that_fills_up_is_one_sentence(run, tmp_path, capsys, monkeypatch, problem):
-    def full(tensors, path, *, dtype):
-        path.write_bytes(b"half")
-        raise problem
-
-    monkeypatch.setattr(timm, "save", full)
-    assert "is full; nothing was published" in refused(run, tmp_path, capsys)
-
-
-def test_a_small_disk_is_left_as_it_was(run, tmp_path, capsys, monkeypatch):
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(place)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("this user may not mount a file system")
-    try:
-        assert "is too full: 0 MB are free" in refused(run, place, capsys)
-        monkeypatch.setattr(command, "_check_room", lambda *arguments: None)
-        assert "is full; nothing was published" in refused(run, place, capsys)
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
+def test_a_package_that_is_missing_leaves_its_format_out(subjects, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    found = plan(subjects["vit"], None, dtype="fp32")
+    assert [*found.formats] == ["timm", "open_clip"]
+    assert "(extra: onnx)" in found.refused["onnx"] and "(extra: hf)" in found.refused["transformers"]
+    with pytest.raises(ValueError, match=r"--formats onnx: .* needs the package onnxruntime \(extra: onnx\)"):
+        plan(subjects["vit"], ("onnx",), dtype="fp32")
 
 
 def test_photos_are_asked_for_where_the_data_has_none(subjects, tmp_path):

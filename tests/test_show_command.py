@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_runs import trained
 
 from distill import cli
+from distill.cli.show import MAPS
 from distill.show import sheet
 from distill.show.command import told_apart
 from distill.show.models import Asked, load_model
@@ -47,7 +48,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_line_knows_every_kind_of_map():
-    assert set(cli.MAPS) == set(VIEWS) == set(WORDS)
+    assert set(MAPS) == set(VIEWS) == set(WORDS)
 
 
 @pytest.mark.parametrize("what", VIEWS)

@@ -1,5 +1,6 @@
 """Slurm through submitit, with submitit's own stand-ins for a cluster."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,9 @@ def test_without_slurm_the_reason_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="submitit refuses"):
         SlurmRunner(["first"], folder=tmp_path, places=None, settings=[])
+
+
+def test_a_missing_submitit_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ValueError, match=r"running on Slurm needs the package submitit \(extra: slurm\)"):
+        runner_in(tmp_path)

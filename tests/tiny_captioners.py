@@ -1,13 +1,13 @@
 """Captioners with random weights, as `save_pretrained` writes them: one of each way to be asked."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
+
+from distill.extras import quiet
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "<image>", "a", "photo", "of", "red", "dog", "cat", "on", "grass", "the"]
 SIDE = 16
@@ -89,15 +89,5 @@ def _save(kind: type, config: transformers.PretrainedConfig, folder: Path) -> No
         if name.endswith("cls.predictions.bias"):
             parameter.data[: WORDS.index("a")] = -1e4
     model.generation_config.suppress_tokens = [*range(WORDS.index("a"))]
-    with quiet():
+    with quiet(transformers):
         model.save_pretrained(folder)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the bar that counts one shard."""
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.utils.logging.enable_progress_bar()

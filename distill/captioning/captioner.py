@@ -1,13 +1,14 @@
 """A captioner of transformers (extra: hf) from a local folder: pictures and prompts in, texts out."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+
+from distill.extras import optional_module, quiet
 
 NO_PROMPT = ("vision-encoder-decoder",)
 """Model types that write about the picture alone."""
@@ -31,7 +32,7 @@ class Captioner:
     def __init__(self, folder: Path, *, device: torch.device, max_tokens: int):
         """Raises ValueError without transformers, and for a folder that is not here or holds no such model."""
         self.folder, self.device, self.max_tokens = folder, device, max_tokens
-        with _quiet():
+        with quiet(_transformers()):
             self.model = _model(folder, torch.bfloat16 if device.type == "cuda" else torch.float32).to(device)
             self.processor, self.tokenizer = _processor(folder)
         self.chats = _has_chat_template(self.processor)
@@ -53,7 +54,7 @@ class Captioner:
             # Nobody says on which side a model without a chat template pads. One at a time needs no padding.
             groups = [[question] for question in questions]
         try:
-            with _quiet():
+            with quiet(_transformers()):
                 return [text for group in groups for text in self._ask(group)]
         except torch.OutOfMemoryError as problem:
             raise ValueError(f"out of memory with {len(questions)} pictures at a time: lower --batch-size") from problem
@@ -103,11 +104,7 @@ def _content(question: Question) -> list[dict[str, Any]]:
 
 
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as missing:
-        raise ValueError("a captioner needs the package transformers (extra: hf)") from missing
-    return transformers
+    return optional_module("transformers", needed_by="a captioner")
 
 
 def _model(folder: Path, dtype: torch.dtype) -> Any:
@@ -145,21 +142,6 @@ def _processor(folder: Path) -> tuple[Any, Any]:
 def _has_chat_template(processor: Any) -> bool:
     """Image processors alone know of no templates."""
     return isinstance(processor, _transformers().ProcessorMixin) and processor.chat_template is not None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and warnings; what matters of a load is checked."""
-    logging = _transformers().utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _first_line(problem: Exception) -> str:

@@ -23,12 +23,12 @@ from distill.encoders.initialisation import PartReport, apply_update_policy, ini
 from distill.objective.objective import Objective
 from distill.train.learner import Learner
 from teachers import Momentum
-from teachers.families import FAMILIES, RANDOM, Pretrained
+from teachers.families import RANDOM, Pretrained
 from teachers.families import load as load_pretrained
+from teachers.families.tokenizer import release_of
 from teachers.matching import Match
 
 __all__ = [
-    "FAMILIES",
     "RANDOM",
     "Parts",
     "Pretrained",
@@ -38,6 +38,7 @@ __all__ = [
     "load_learnt_teacher",
     "load_pretrained",
     "load_teacher",
+    "release_of",
     "who",
 ]
 

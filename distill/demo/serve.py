@@ -7,10 +7,10 @@ import tempfile
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 
 from distill.demo.guard import OwnHeaders, hosts_of, is_loopback, stay_here
 from distill.demo.maps import Looker
+from distill.extras import check_installed
 from distill.show.pictures import Picture
 
 GRADIO = "6"
@@ -26,8 +26,7 @@ MOST_VISITORS = 32
 
 def check_extra() -> None:
     """Raise ValueError where Gradio is not installed, or is one that the page was not made for. Nothing is imported."""
-    if find_spec("gradio") is None:
-        raise ValueError("the demo needs the package gradio (extra: demo)")
+    check_installed("gradio", needed_by="the demo")
     found = version("gradio")
     if found.partition(".")[0] != GRADIO:
         raise ValueError(f"the demo needs gradio {GRADIO}, and {found} is installed (extra: demo)")

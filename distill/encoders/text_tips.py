@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from distill.contracts import TextEncoder
+from distill.extras import optional_module
 
 PAD = 0
 VOCABULARY = 32_000
@@ -128,11 +129,8 @@ def sinusoids(length: int, width: int) -> Float[Tensor, "L D"]:
 @functools.cache
 def _sentencepiece(path: str):
     """The SentencePiece model at `path`, loaded once; ValueError when it cannot be."""
+    sentencepiece = optional_module("sentencepiece", needed_by="the TIPS text tower")
     try:
-        from sentencepiece import SentencePieceProcessor
-    except ImportError as missing:
-        raise ValueError("the TIPS text tower needs the package sentencepiece (extra: tips)") from missing
-    try:
-        return SentencePieceProcessor(model_file=path)
+        return sentencepiece.SentencePieceProcessor(model_file=path)
     except (OSError, RuntimeError) as problem:
         raise ValueError(f"{path} is not a SentencePiece model: {problem}") from problem

@@ -12,15 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from distill import __version__
 from distill.compose import compose, live, load_learnt_teacher
 from distill.config import Evaluate, Recipe, by_teacher, load_recipe, recipe_from_file
 from distill.encoders.dual import DualEncoder
 from distill.encoders.weights import load_strictly
-from distill.eval import TASKS, TaskResult, evaluation_data
+from distill.eval import TASKS, EvaluationData, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
 from distill.eval.metrics import shown_value
+from distill.eval.naming import data_in_words
 from distill.eval.sets import check_words
-from distill.eval.with_teacher import agreement
+from distill.eval.suite.fingerprints import fingerprints
+from distill.eval.with_teacher import agreement, pictures_of_agreement
 from distill.train.checkpoint import Checkpoint, find
 from distill.train.journal import write_atomically
 from distill.trained import load_trained
@@ -56,13 +59,14 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
         if side == "teacher":
             raise ValueError("agreement is that of the student, or with side=untrained of its start, with the teacher")
         result = agreement(found, recipe, side=side, num_images=num_images, device=device)
+        data = pictures_of_agreement(recipe, num_images)
     else:
         data = evaluation_data(recipe, num_images)
         encoder, _ = load_encoder(found.folder, side)
         result = run_task(encoder.to(device), task, data=data, recipe=recipe)
     step = 0 if side == "untrained" else found.step
     file = found.folder.parent.parent / "eval" / (f"{task}.json" if side == "student" else f"{task}.{side}.json")
-    save_result(result, file, task=task, who={"side": side, "step": step}, asked=recipe.evaluate)
+    save_result(result, file, task=task, who={"side": side, "step": step}, asked=recipe.evaluate, data=data)
     show_result(result, file, title=f"{task} of the {side} at step {step}, {result.num_images} pictures")
     return 0
 
@@ -130,8 +134,11 @@ def evaluation_words(overrides: Sequence[str], *others: str) -> list[str]:
     return settings
 
 
-def save_result(result: TaskResult, file: Path, *, task: str, who: dict[str, Any], asked: Evaluate) -> None:
+def save_result(
+    result: TaskResult, file: Path, *, task: str, who: dict[str, Any], asked: Evaluate, data: EvaluationData
+) -> None:
     """Write what was measured, of whom, on what and how; NaN becomes null."""
+    settings = {name: value for name, value in asdict(asked).items() if name != "side"}
     content = {
         "format": FORMAT,
         "task": task,
@@ -141,23 +148,25 @@ def save_result(result: TaskResult, file: Path, *, task: str, who: dict[str, Any
         "per_class": _without_nan(result.per_class),
         "notes": list(result.notes),
         "settings": result.settings,
-        "evaluate": {name: value for name, value in asdict(asked).items() if name != "side"},
+        "evaluate": settings,
+        "data_set": data_in_words(task, settings),
+        "data": fingerprints(data),
+        "distill": __version__,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(content, indent=1, allow_nan=False))
 
 
 def table_of(result: TaskResult, *, title: str) -> Table:
-    """Values in percent, losses and what has a unit as they are, then the classes from best to worst without those
-    that never occurred."""
+    """Every value with its unit, then the classes from best to worst without those that never occurred."""
     table = Table("measure", title=title, min_width=len(title))
-    table.add_column("%", justify="right")
+    table.add_column("value", justify="right")
     for name, value in result.values.items():
         table.add_row(name, shown_value(name, value))
     occurred = {name: value for name, value in result.per_class.items() if not math.isnan(value)}
     table.add_section()
     for name, value in sorted(occurred.items(), key=lambda item: -item[1]):
-        table.add_row(name, f"{100 * value:.2f}", style="dim")
+        table.add_row(name, f"{100 * value:.2f} %", style="dim")
     return table
 
 

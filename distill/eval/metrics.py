@@ -31,12 +31,19 @@ def is_error(name: str) -> bool:
 
 
 def shown_value(name: str, value: float | int | None) -> str:
-    """For people: shares in percent without the sign, errors in their unit, a dash for a mean of nothing."""
+    """For people: shares in percent, errors in their unit, losses as they are, a dash for a mean of nothing."""
     if value is None or math.isnan(value):
         return "–"
     if is_error(name):
-        return f"{value:.3f} {next(unit for ending, unit in UNITS.items() if name.endswith(ending))}"
-    return f"{value:.4f} (not %)" if name.endswith("_loss") else f"{100 * value:.2f}"
+        return f"{value:.3f} {unit_of(name)}"
+    return f"{value:.4f}" if name.endswith("_loss") else f"{100 * value:.2f} %"
+
+
+def unit_of(name: str) -> str:
+    """The sign of a value's unit; nothing for losses, which have none."""
+    if name.endswith("_loss"):
+        return ""
+    return next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "%")
 
 
 @dataclass(frozen=True, kw_only=True)

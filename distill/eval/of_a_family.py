@@ -51,6 +51,6 @@ def evaluate_family(model: str, task: str, overrides: Sequence[str] = ()) -> int
     who = {"model": model, "weights": source.source, "licence": source.licence, "image_size": recipe.data.image_size}
     file = FOLDER / re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-") / f"{task}.json"
     asked = replace(recipe.evaluate, tasks=(task,))
-    save_result(result, file, task=task, who=who, asked=asked)
+    save_result(result, file, task=task, who=who, asked=asked, data=data)
     show_result(result, file, title=f"{task} of {model}, {result.num_images} pictures")
     return 0

@@ -79,6 +79,11 @@ def trained_linear_settings(data: EvaluationData, asked: Evaluate) -> TrainedLin
     return TrainedLinearSettings(training=training, short_side=short_side, **_linear_windows(data, asked))
 
 
+def linear_probe_settings(data: EvaluationData, asked: Evaluate) -> LinearSettings | TrainedLinearSettings:
+    """Of the probe that is asked for: ridge regression, or one that is trained."""
+    return trained_linear_settings(data, asked) if asked.probe == "linear" else linear_settings(data, asked)
+
+
 def _linear_windows(data: EvaluationData, asked: Evaluate) -> dict[str, Any]:
     """What both probes share. Windows are as large as the training pictures and overlap by a third, as DINOv2's do."""
     windows = {"mode": asked.mode, "window": data.image_size, "stride": data.image_size * 2 // 3}
@@ -118,12 +123,10 @@ def zero_shot(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> Ta
 
 
 def linear(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:
-    if asked.probe == "linear":
-        settings = trained_linear_settings(data, asked)
+    settings = linear_probe_settings(data, asked)
+    if isinstance(settings, TrainedLinearSettings):
         return trained_segmentation.evaluate(encoder, data.segmentation_train, data.segmentation, settings)
-    return linear_segmentation.evaluate(
-        encoder, data.segmentation_train, data.segmentation, linear_settings(data, asked)
-    )
+    return linear_segmentation.evaluate(encoder, data.segmentation_train, data.segmentation, settings)
 
 
 def captions(encoder: DualEncoder, data: EvaluationData, asked: Evaluate) -> TaskResult:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.catalogue.layout import MissingData, Role
 from distill.config import Evaluate, Granularity, Recipe
 from distill.contracts import DepthSet, NormalsSet, SegmentationSet
 from distill.data.scenes import SceneWorld
@@ -18,7 +19,6 @@ from distill.eval.layouts import (
     open_pairs,
     open_segmentation,
 )
-from distill.eval.layouts.dataset import MissingData, Role
 from distill.eval.layouts.tables import PREFIX, TableCaptions, TableClasses, TableSegmentation, is_table
 from distill.eval.pictures.datasets import SceneCaptions, SceneClasses, SceneMasks
 from distill.eval.pictures.geometry_sets import FolderGeometry, SceneGeometry, What

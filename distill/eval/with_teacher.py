@@ -16,7 +16,7 @@ from distill.config import Recipe
 from distill.contracts import Batch, Predictions
 from distill.eval.in_training import measuring
 from distill.eval.metrics import TaskResult
-from distill.eval.sets import evaluation_data
+from distill.eval.sets import EvaluationData, evaluation_data
 from distill.eval.tasks.agreement import AgreementSettings, evaluate
 from distill.eval.tasks.knn import ClassifiedPictures
 from distill.train.checkpoint import Checkpoint
@@ -55,6 +55,12 @@ def agreement(found: Checkpoint, recipe: Recipe, *, side: Side, num_images: int 
             values |= {f"{name}/{key}" if name else key: value for key, value in result.values.items()}
         values |= _losses(parts, pictures, settings.batch_size, device)
     return replace(result, values=values)
+
+
+def pictures_of_agreement(recipe: Recipe, num_images: int | None) -> EvaluationData:
+    """What `agreement` looks at, at the student's size."""
+    size = recipe.data.image_size
+    return EvaluationData(image_size=size, short_side=None, classes=_pictures(recipe, size, num_images))
 
 
 def _sizes(parts: Parts, members: dict) -> set[int]:

@@ -1,29 +1,24 @@
 """`distill publish RUN --to FOLDER`: write a student in every format it can have, prove each, and only then show it."""
 
 import argparse
-import errno
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
 
-from distill.publish.card import choose_licence, write_card
-from distill.publish.hub import push
-from distill.publish.plan import Plan, plan, write
+from distill.publish.card import PICTURE, check_files, choose_licence, write_card
+from distill.publish.hub import check_name, push
+from distill.publish.picture import Drawn, draw_features
+from distill.publish.place import check_room, interruptible, whole
+from distill.publish.plan import Plan, check_shard_size, num_bytes, plan, write
 from distill.publish.proof import record
 from distill.publish.proof.prove import PIXEL_TOLERANCE, TOLERANCE, Case, Found, allowed, differences, prove
 from distill.publish.proof.questions import TEXTS, Questions, ask, expected
 from distill.publish.proof.record import Proof
-from distill.publish.student import DTYPES, Dtype, Side, Subject, load_subject, rounded
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from distill.publish.student import Dtype, Side, Subject, load_subject, rounded
+from distill.train.checkpoint import find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +29,24 @@ class Wish:
     dtype: Dtype = "fp32"
     side: Side = "student"
     photos: Path | None = None
-    max_shard_size: str = "5GB"
+    max_shard_size: str | None = None
+    """None for that of the format which has shards."""
     licence: str | None = None
-    """The student's; None for what those of its teachers ask for. The next four are of its card, as `write_card` has
-    them."""
+    """The student's; None for what those of its teachers ask for. What follows is of its card, as of `write_card`."""
     licence_text: Path | None = None
     picture: Path | None = None
+    """A PNG to be shown instead of the one that is drawn."""
+    draws: bool = True
+    """Whether a picture is drawn where none is given."""
     page: Path | None = None
     datasets: tuple[str, ...] = ()
 
 
-OF_WRITING = ("formats", "photos", "licence", "licence_text", "picture", "page", "data")
+PIXELS = "photo_pixels"
+"""The one quantity that no library agrees on to the last digit: how a photo is made smaller."""
+OF_WRITING = (
+    *("formats", "photos", "max_shard_size", "licence", "licence_text", "picture", "no_picture", "page", "data"),
+)
 OF_SENDING = ("upload", "public", "update")
 """Options that mean something with --to, and with --push."""
 
@@ -61,9 +63,12 @@ def run(options: argparse.Namespace) -> int:
             f"say where to: --to FOLDER writes what {options.run} trained, --push OWNER/NAME sends a folder that was "
             "published to the hub"
         )
+    if options.push is not None:
+        check_name(options.push)
     folder = options.run
     if options.to is not None:
-        write_folder(options)
+        with interruptible():
+            write_folder(options)
         folder = options.to
     if options.push is not None:
         push(folder, options.push, really=options.upload, private=not options.public, update=options.update)
@@ -82,33 +87,51 @@ def write_folder(options: argparse.Namespace) -> None:
         licence=options.licence,
         licence_text=options.licence_text,
         picture=options.picture,
+        draws=not options.no_picture,
         page=options.page,
         datasets=tuple(options.data),
     )
-    proof = publish(options.run, options.to, wish)
-    Console().print(table_of(proof, options.to))
-    for note in (*choose_licence(options.run, licence=options.licence).warnings, *_notes(proof, options.to)):
+    done = publish(options.run, options.to, wish)
+    Console().print(table_of(done.proof, options.to))
+    for note in (*done.notes, *_notes(done.proof, options.to)):
         print(note)
 
 
-def publish(path: Path, target: Path, wish: Wish) -> Proof:
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What was proven, and what whoever publishes it should hear."""
+
+    proof: Proof
+    notes: tuple[str, ...]
+
+
+def publish(path: Path, target: Path, wish: Wish) -> Published:
     """Write the encoder of a run or checkpoint folder into the folder `target`, which is not there before.
 
     Everything is written beside it first and loaded back; on any failure nothing is left. Raises ValueError for a
-    target that exists, a run that is not finished, weights that are not finite, formats that do not apply, a licence
-    that its teachers' do not allow, a full disk, and (Mismatch) where a library makes something else of its format
-    than the student is.
+    target that exists, a run that is not finished, weights that are not finite, formats that do not apply, files that
+    the card cannot take, a licence that its teachers' do not allow, a full disk, and (Mismatch) where a library makes
+    something else of its format than the student is.
     """
     if target.exists() or target.is_symlink():
         raise ValueError(f"{target} exists already; name a folder that does not, or delete it first")
+    if wish.picture is not None and not wish.draws:
+        raise ValueError("--picture and --no-picture contradict each other")
+    for name in wish.datasets:
+        check_name(name, owned=False)
+    check_files(picture=wish.picture, licence_text=wish.licence_text, page=wish.page)
     subject = load_subject(path, side=wish.side)
-    choice = choose_licence(path, licence=wish.licence)
+    choice = choose_licence(path, licence=wish.licence, licence_text=wish.licence_text)
     subject = replace(subject, licence=choice.name)
     planned = plan(subject, wish.formats, dtype=wish.dtype)
+    check_shard_size(wish.max_shard_size, planned, subject)
     questions = ask(subject, wish.photos)
-    with _whole(target) as unfinished:
-        _check_room(subject, planned, wish, unfinished)
+    with whole(target) as unfinished:
+        check_room(num_bytes(subject, planned, dtype=wish.dtype), unfinished)
         found = {name: _carry_out(name, planned, subject, questions, wish, unfinished) for name in planned.formats}
+        drawn = None
+        if wish.picture is None and wish.draws:
+            drawn = draw_features(subject, wish.photos, unfinished / PICTURE)
         proof = Proof(
             formats={name: one.proof(unfinished / name, unfinished) for name, one in found.items()},
             refused=planned.refused,
@@ -120,6 +143,8 @@ def publish(path: Path, target: Path, wish: Wish) -> Proof:
             num_texts=0 if subject.text is None else len(TEXTS),
             tolerance=TOLERANCE,
             texts_wanted=choice.texts,
+            source_licences=choice.sources,
+            photos_shown=None if drawn is None else drawn.photos,
             pixel_tolerance=PIXEL_TOLERANCE,
         )
         record.write(proof, unfinished)
@@ -130,10 +155,11 @@ def publish(path: Path, target: Path, wish: Wish) -> Proof:
             licence=wish.licence,
             licence_text=wish.licence_text,
             picture=wish.picture,
+            caption=None if drawn is None else drawn.caption,
             page=wish.page,
             datasets=wish.datasets,
         )
-    return proof
+    return Published(proof=proof, notes=(*choice.warnings, *_of_the_step(subject), *_of_the_picture(drawn)))
 
 
 def table_of(proof: Proof, target: Path) -> Table:
@@ -142,14 +168,16 @@ def table_of(proof: Proof, target: Path) -> Table:
     table = Table("format", title=title, title_justify="left", min_width=min(len(title), 100))
     table.add_column("loaded by", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("worst", justify="right", no_wrap=True)
-    table.add_column("difference, or why there is none")
+    table.add_column("worst difference, or why there is none")
+    table.add_column("pixels", justify="right", no_wrap=True)
     for name, found in proof.formats.items():
-        quantity = max(found.differences, key=lambda name: found.differences[name] / allowed(name))
-        size, worst = f"{found.bytes / 1e6:.1f} MB", f"{found.differences[quantity]:.1e}"
-        table.add_row(name, f"{found.library} {found.version}", size, worst, quantity)
+        said = {quantity: value for quantity, value in found.differences.items() if quantity != PIXELS}
+        quantity = max(said, key=lambda quantity: said[quantity] / allowed(quantity))
+        pixels = f"{found.differences[PIXELS]:.1e}" if PIXELS in found.differences else "–"
+        size = f"{found.bytes / 1e6:.1f} MB"
+        table.add_row(name, f"{found.library} {found.version}", size, f"{said[quantity]:.1e}, {quantity}", pixels)
     for name, reason in proof.refused.items():
-        table.add_row(name, "–", "–", "–", reason, style="dim")
+        table.add_row(name, "–", "–", reason, "–", style="dim")
     return table
 
 
@@ -161,6 +189,21 @@ def _notes(proof: Proof, target: Path) -> Iterator[str]:
         yield f"onnx: the image graph takes pictures of {proof.image_size} pixels only"
     if "open_clip" in proof.formats and "open_clip/config.json" in proof.formats["open_clip"].files:
         yield f"open_clip has to be told where this image tower's sizes are: load it as {target}/README.md does"
+
+
+def _of_the_step(subject: Subject) -> Iterator[str]:
+    step, steps = find(subject.checkpoint).step, subject.recipe.optim.steps
+    if step < steps:
+        yield f"these are the weights of step {step} of {steps}, and the card says so"
+
+
+def _of_the_picture(drawn: Drawn | None) -> Iterator[str]:
+    if drawn is None:
+        return
+    if drawn.photos is not None:
+        yield f"{PICTURE} shows {drawn.photos}: give it on only if you may; --no-picture leaves it out"
+    if drawn.missing is not None:
+        yield f"{PICTURE} has no row from before the training: {drawn.missing}"
 
 
 def _carry_out(name: str, planned: Plan, subject: Subject, questions: Questions, wish: Wish, unfinished: Path) -> Found:
@@ -178,54 +221,3 @@ def _rounding(subject: Subject, questions: Questions, dtype: Dtype) -> dict[str,
     ours, theirs = expected(questions, subject), expected(questions, rounded(subject, dtype))
     judged = {name: value for name, value in theirs.items() if name in ("cls", "cls2", "patches", "text", "logits")}
     return differences(judged, ours, temperature=subject.temperature)
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder hidden beside `target` which becomes it when all is done, and goes on an error.
-
-    ValueError where the disk is full.
-    """
-    missing = [parent for parent in target.parents if not parent.exists()]
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(6)}.unfinished")
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        os.rename(unfinished, target)
-    except (OSError, SafetensorError, RuntimeError) as problem:
-        if _is_full(problem):
-            raise ValueError(f"the disk of {target.parent} is full; nothing was published") from problem
-        raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for parent in missing:
-            with suppress(OSError):  # it holds what was published
-                parent.rmdir()
-
-
-def _is_full(problem: BaseException) -> bool:
-    """Libraries wrap the system's complaint in errors of their own, or repeat its words."""
-    while problem is not None:
-        if isinstance(problem, OSError) and problem.errno in FULL:
-            return True
-        if "No space left on device" in str(problem) or "os error 28" in str(problem):
-            return True
-        problem = problem.__cause__ or problem.__context__
-    return False
-
-
-def _check_room(subject: Subject, planned: Plan, wish: Wish, unfinished: Path) -> None:
-    """ValueError before anything is written where the weights alone do not fit."""
-    sizes = {"image": 0, "text": 0}
-    for name, value in subject.encoder.state_dict().items():
-        sizes[name.partition(".")[0]] += value.numel()
-    needed = 0
-    for name, with_text in planned.formats.items():
-        numbers = sizes["image"] + (sizes["text"] if with_text else 0)
-        needed += numbers * DTYPES["fp32" if name == "onnx" else wish.dtype].itemsize
-    free = shutil.disk_usage(unfinished).free
-    if free < needed:
-        raise ValueError(
-            f"the disk of {unfinished.parent} is too full: {free / 1e6:.0f} MB are free, and the weights alone need "
-            f"{needed / 1e6:.0f} MB; nothing was published"
-        )

@@ -25,7 +25,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from distill.encoders.weights import sha256_of_weights
 from distill.publish.card import FILES as OF_THE_CARD
-from distill.publish.card.licences import NOT_CHOSEN, wants_copy
+from distill.publish.card import PICTURE
+from distill.publish.card.licences import NOT_CHOSEN, is_own, wants_copy, wants_kept
 from distill.publish.proof.record import FILE as PROOF
 
 CARD, LICENCE = "README.md", "LICENSE"
@@ -149,27 +150,35 @@ def _old_files(api: HfApi, repo: str, new: set[str]) -> Old:
     return Old(commit=found.sha, written=tuple(sorted(written)), foreign=tuple(sorted(there - written)))
 
 
-def _files_of(proof: Path) -> dict[str, str]:
-    """SHA-256 of the files of formats by name. Raises ValueError where it is no proof."""
+def _files_of(proof: Path) -> dict[str, str | None]:
+    """SHA-256 of the files of formats by name; None in proofs from before there were sums. ValueError where it is no
+    proof."""
     try:
         formats = json.loads(proof.read_text(encoding="utf-8"))["formats"]
         return {
-            file: sha for found in formats.values() for file, sha in zip(found["files"], found["sha256"], strict=True)
+            file: sha
+            for found in formats.values()
+            for file, sha in zip(found["files"], found.get("sha256", [None] * len(found["files"])), strict=True)
         }
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise ValueError(f"{proof} cannot be read ({problem})") from problem
+        raise ValueError(f"{proof} is no proof of a publication ({type(problem).__name__}: {problem})") from problem
 
 
 def prepare(folder: Path, repo: str, *, private: bool) -> Upload:
     """What would go; nothing is asked of the hub. Raises ValueError as `push` does for names and folders."""
+    check_name(repo)
+    files = {name: folder / name for name in written_files(folder)}
+    return Upload(repo=repo, private=private, files=files | _at_home_there(files, repo), warnings=_warnings(folder))
+
+
+def check_name(repo: str, *, owned: bool = True) -> None:
+    """Raises ValueError for what cannot be the name of a repository; some data sets have no owner."""
     try:
         validate_repo_id(repo)
     except HFValidationError as problem:
         raise ValueError(f"{repo} is no name of the hub: {str(problem).splitlines()[0]}") from problem
-    if "/" not in repo:
+    if owned and "/" not in repo:
         raise ValueError(f"{repo} is no name of the hub, which look like OWNER/NAME")
-    files = {name: folder / name for name in written_files(folder)}
-    return Upload(repo=repo, private=private, files=files | _at_home_there(files, repo), warnings=_warnings(folder))
 
 
 def written_files(folder: Path) -> list[str]:
@@ -189,6 +198,9 @@ def written_files(folder: Path) -> list[str]:
         raise ValueError(f"{folder / strange[0]} was not written by the publication; move it away: all files go along")
     if links := [name for name in there if (folder / name).is_symlink()]:
         raise ValueError(f"{folder / links[0]} is a link, and what it leads to would go to the hub; put the file there")
+    if None in sums.values():
+        raise ValueError(f"{folder} is of an earlier version, whose {PROOF} has no sums of its files: nothing tells "
+                         "whether they are what was compared; publish the run again")  # fmt: skip
     for file, expected_sum in sums.items():
         if sha256_of_weights([folder / file]) != expected_sum:
             raise ValueError(f"{folder / file} has changed since it was compared; publish the run again")
@@ -212,15 +224,22 @@ def _at_home_there(files: dict[str, Path], repo: str) -> dict[str, Path | bytes]
 
 
 def _warnings(folder: Path) -> tuple[str, ...]:
-    """Raises ValueError when a licence's text has to go along and is not there."""
+    """Raises ValueError when a licence's text has to go along and is not there; one that should is warned of."""
     stated: dict[str, Any] = metadata_load(folder / CARD) or {}
     licence = stated.get("license_name", stated.get("license"))
-    wanted = json.loads((folder / PROOF).read_text(encoding="utf-8")).get("texts_wanted", [])
-    copies = list(dict.fromkeys([*wants_copy([licence]), *wanted]))
+    proof = json.loads((folder / PROOF).read_text(encoding="utf-8"))
+    own = [f"licence {licence}"] if licence is not None and is_own(licence) else []
+    copies = list(dict.fromkeys([*own, *wants_copy([licence]), *proof.get("texts_wanted", [])]))
     if copies and not (folder / LICENCE).is_file():
         raise ValueError(f"the {copies[0]} asks for a copy of its text, and {folder} holds none; publish the run again "
                          "with --licence-text FILE")  # fmt: skip
-    return ("the card states no licence: nobody else may use these weights",) if licence in (None, NOT_CHOSEN) else ()
+    text = (folder / LICENCE).read_text(encoding="utf-8", errors="replace") if (folder / LICENCE).is_file() else ""
+    said = wants_kept(proof.get("source_licences", []), text)
+    if licence in (None, NOT_CHOSEN):
+        said.append("the card states no licence: nobody else may use these weights")
+    if shown := proof.get("photos_shown"):
+        said.append(f"{PICTURE} shows {shown}: see that you may give them on; --no-picture publishes without")
+    return tuple(said)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from distill.contracts import ImageEncoder, TextEncoder
 from distill.encoders.dual import DualEncoder
 from distill.encoders.low_rank import merge_adapters
 from distill.eval.command import load_encoder
-from distill.train.checkpoint import Checkpoint, find
+from distill.train.checkpoint import Checkpoint, all_steps, find, folder_of
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 Side = Literal["student", "teacher"]
@@ -66,27 +66,28 @@ class Subject:
 def load_subject(path: Path, *, side: Side) -> Subject:
     """The student, or the teacher that learnt beside it, of a run or checkpoint folder.
 
-    Raises ValueError when there is none, when its training has not ended, and for weights that are not finite.
+    Raises ValueError when there is none, for a run whose training has not ended, and for weights that are not finite.
+    A checkpoint folder that is named itself may be of any step: whoever names it means that one.
     """
     found = find(path)
     encoder, recipe = load_encoder(found.folder, side)
-    if found.step < recipe.optim.steps:
+    if found.step < recipe.optim.steps and found.folder != path:
         raise ValueError(
-            f"{found.folder} is of step {found.step} of {recipe.optim.steps}: this run is not finished; give its "
-            "training command again, it goes on from there"
+            f"the last checkpoint of {path} is of step {found.step} of {recipe.optim.steps}: this run is not finished; "
+            f"give its training command again, it goes on from there, or publish {found.folder} as it is"
         )
     merge_adapters(encoder)
-    check_finite(encoder, what=str(found.folder))
+    check_finite(encoder, what=str(found.folder), instead=_earlier(found))
     contrast = _contrast(found, recipe)
     return Subject(encoder=encoder.eval(), recipe=recipe, checkpoint=found.folder, side=side, **contrast)
 
 
-def check_finite(module: nn.Module, *, what: str) -> None:
-    """ValueError naming the first tensor that holds NaN or infinity."""
+def check_finite(module: nn.Module, *, what: str, instead: str) -> None:
+    """ValueError naming the first tensor that holds NaN or infinity, and what to do `instead`."""
     broken = [name for name, value in module.state_dict().items() if not value.isfinite().all()]
     if broken:
         others = f" and {len(broken) - 1} more tensors hold" if len(broken) > 1 else " holds"
-        raise ValueError(f"{what}: {broken[0]}{others} NaN or infinity; publish an earlier checkpoint")
+        raise ValueError(f"{what}: {broken[0]}{others} NaN or infinity; {instead}")
 
 
 def rounded(subject: Subject, dtype: Dtype) -> Subject:
@@ -100,7 +101,8 @@ def rounded(subject: Subject, dtype: Dtype) -> Subject:
     for name, value in encoder.state_dict().items():
         if value.is_floating_point() and not name.startswith("image.pixel_"):
             value.copy_(value.to(DTYPES[dtype]))
-    check_finite(encoder, what=f"{subject.checkpoint} in {dtype}")
+    others = "fp32" if dtype == "bf16" else "bf16 or fp32"
+    check_finite(encoder, what=f"{subject.checkpoint} in {dtype}", instead=f"choose --dtype {others}")
     return replace(subject, encoder=encoder)
 
 
@@ -113,6 +115,15 @@ def stored(tensor: Tensor, dtype: Dtype) -> Tensor:
         return tensor.contiguous()
     small = tensor.detach().to(DTYPES[dtype])
     return (small if torch.equal(small.to(tensor.dtype), tensor) else tensor.detach()).contiguous()
+
+
+def _earlier(found: Checkpoint) -> str:
+    """What to publish instead of a broken checkpoint."""
+    run = found.folder.parent.parent
+    steps = [step for step in all_steps(run) if step < found.step]
+    if not steps:
+        return "the run has kept no earlier checkpoint: train it again"
+    return f"publish an earlier checkpoint, such as {folder_of(run, steps[-1])}"
 
 
 def _contrast(found: Checkpoint, recipe: Recipe) -> dict[str, float | None]:

@@ -34,7 +34,7 @@ from distill.eval.features import resize_short_side, tokens, unit
 from distill.eval.in_training import run_task
 from distill.eval.layouts.tables import is_table
 from distill.eval.metrics import numbered_batches
-from distill.eval.registry import linear_settings, retrieval_settings, zero_shot_settings
+from distill.eval.registry import linear_probe_settings, retrieval_settings, zero_shot_settings
 from distill.eval.sets import CAPTIONS
 from distill.eval.tasks.linear_segmentation import patch_shares
 from distill.eval.tasks.zero_shot_segmentation import ZeroShotSettings, class_scores
@@ -204,7 +204,7 @@ def _asking(recipe: Recipe, tasks: tuple[str, ...]) -> Recipe:
 
 def _settings(recipe: Recipe, data: EvaluationData) -> dict[str, Any]:
     """Settings of everything that `measurements` measures; retrieval's once for each CLS token."""
-    settings: dict[str, Any] = {"linear_segmentation": linear_settings(data, recipe.evaluate)}
+    settings: dict[str, Any] = {"linear_segmentation": linear_probe_settings(data, recipe.evaluate)}
     if recipe.student.text.kind != "none":
         for features in FEATURES:
             asked = replace(recipe.evaluate, features=features)
@@ -219,8 +219,10 @@ def _pictures(recipe: Recipe, count: int) -> dict[str, Any]:
     taken = {"num_images": count, "image_size": recipe.data.image_size}
     asked = recipe.evaluate
     if asked.segmentation is not None:
-        read_by = (asdict(asked.columns), asked.class_names, asked.split) if is_table(asked.segmentation) else ()
-        return taken | {"folder": asked.segmentation} | ({"read_by": read_by} if read_by else {})
+        taken |= {"folder": asked.segmentation} | ({"root": asked.root} if asked.root else {})
+        if is_table(asked.segmentation):
+            taken["read_by"] = (asdict(asked.columns), asked.class_names, asked.split)
+        return taken
     scenes = asdict(recipe.data.scenes)
     del scenes["cache"]
     # The world does not end where training does: more training pictures leave the first ones, and held-out ones, alone.

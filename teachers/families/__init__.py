@@ -3,18 +3,18 @@
 import difflib
 
 from teachers.families import hf, open_clip, ours, timm, tips
-from teachers.families.pretrained import RANDOM, Family, Pretrained
+from teachers.families.pretrained import RANDOM, Load, Pretrained
 
-__all__ = ["FAMILIES", "RANDOM", "Family", "Pretrained", "load"]
+__all__ = ["LOADERS", "RANDOM", "Load", "Pretrained", "load"]
 
-FAMILIES: dict[str, Family] = {
-    "timm": timm.FAMILY,
-    "open_clip": open_clip.FAMILY,
-    "tips": tips.FAMILY,
-    "transformers": hf.FAMILY,
-    "distill": ours.FAMILY,
+LOADERS: dict[str, Load] = {
+    "timm": timm.load,
+    "open_clip": open_clip.load,
+    "tips": tips.load,
+    "transformers": hf.load,
+    "distill": ours.load,
 }
-"""Every family by the word before the colon. Their modules import optional packages when something is loaded."""
+"""Every family of `distill.catalogue.families`. Their modules import optional packages when something is loaded."""
 
 
 def load(model: str, weights: str | None) -> Pretrained:
@@ -24,11 +24,11 @@ def load(model: str, weights: str | None) -> Pretrained:
     Raises ValueError for an unknown family, and whatever the family's own `load` raises.
     """
     family, colon, name = model.partition(":")
-    if family in FAMILIES and name:
-        return FAMILIES[family].load(name, weights)
-    known = ", ".join(FAMILIES)
+    if family in LOADERS and name:
+        return LOADERS[family](name, weights)
+    known = ", ".join(LOADERS)
     if not colon or not name:
         raise ValueError(f"{model!r} is not FAMILY:NAME, such as timm:convnext_tiny; families are {known}")
-    near = difflib.get_close_matches(family, FAMILIES, n=1)
+    near = difflib.get_close_matches(family, LOADERS, n=1)
     meant = f"; did you mean {near[0]}:{name}?" if near else ""
     raise ValueError(f"there is no family {family!r}; families are {known}{meant}")

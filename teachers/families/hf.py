@@ -7,8 +7,6 @@ their mean, both normed.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from distill.contracts import Statistics
+from distill.extras import optional_module, quiet
 from teachers.families.folders import HUB_NAME, first_line, hub_folder, licence_on_card, read_settings
 from teachers.families.hf_towers import CLIP, CONVNEXT, DINOV2, DINOV3, NAFLEX, SIGLIP, HfImage, HfText, Layout
-from teachers.families.pretrained import RANDOM, Family, Pretrained
+from teachers.families.pretrained import RANDOM, Pretrained
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def load(name: str, weights: str | None) -> Pretrained:
         )
     folder = _folder(name, with_weights=weights is None)
     kind = _kind(folder)
-    with _quiet():
+    with quiet(_transformers()):
         config = _config(folder)
         model = _model(folder, config, kind, weights)
         text = _text(folder, model, kind, weights) if kind.with_text else None
@@ -98,40 +97,8 @@ def load(name: str, weights: str | None) -> Pretrained:
     )
 
 
-FAMILY = Family(
-    name="transformers",
-    title="DINOv2, DINOv3, SigLIP, SigLIP2 and CLIP of transformers (extra: hf)",
-    names="a folder with config.json, preprocessor_config.json and model.safetensors, or a hub name OWNER/NAME",
-    dense="last hidden state; CLIP's projected into the space of its text",
-    text="of siglip, siglip2 and clip",
-    heads="none",
-    licence="as the folder's README.md states it",
-    load=load,
-)
-
-
 def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as missing:
-        raise ValueError("transformers:… needs the package transformers (extra: hf)") from missing
-    return transformers
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and load reports, which say nothing that `load` does not check."""
-    logging = _transformers().utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if bars:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    return optional_module("transformers", needed_by="transformers:…")
 
 
 def _folder(name: str, *, with_weights: bool) -> Path:

@@ -20,10 +20,11 @@ from torch import nn
 
 from distill.contracts import ImageEncoder
 from distill.encoders.weights import load_strictly, read_tensors
+from distill.extras import check_installed
 from teachers.families.folders import first_line
-from teachers.families.open_clip_names import CONFIG, HUB, SAFE_WEIGHTS, Described, describe
+from teachers.families.open_clip_names import CONFIG, Described, describe
 from teachers.families.open_clip_towers import ClipText, TimmTransformer, image_tower, is_plain
-from teachers.families.pretrained import Family, Pretrained
+from teachers.families.pretrained import Pretrained
 
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 """Numbers among the tensors of OpenAI's scripted models."""
@@ -59,19 +60,6 @@ def load(name: str, weights: str | None) -> Pretrained:
         source=described.source,
         files=() if described.file is None else (described.file,),
     )
-
-
-FAMILY = Family(
-    name="open_clip",
-    title="CLIP, SigLIP, SigLIP2, PE-Core, EVA, ViTamin, MobileCLIP and ConvNeXt CLIP of open_clip",
-    names=f"ARCHITECTURE or ARCHITECTURE:TAG with weights=FILE, a folder with {CONFIG} and {SAFE_WEIGHTS[0]}, or "
-    f"{HUB}OWNER/NAME",
-    dense="in the space of its text: every place projected or pooled as if it were alone",
-    text="of every model",
-    heads="none",
-    licence="as the folder's README.md states it",
-    load=load,
-)
 
 
 def _build(config: dict[str, Any]) -> CustomTextCLIP:
@@ -132,10 +120,9 @@ def _tokenizer(place: str | None, context_length: int, mode: str | None, setting
     arguments = json.loads(settings) | {"context_length": context_length}
     if place is None:
         return SimpleTokenizer(**arguments)
+    check_installed("transformers", needed_by=f"the tokenizer {place}")
     try:
         return HFTokenizer(place, tokenizer_mode=mode, **arguments)
-    except ImportError as missing:
-        raise ValueError(f"the tokenizer {place} needs the package transformers (extra: hf)") from missing
     except Exception as problem:  # what is not there raises OSError, a damaged tokenizer.json a bare Exception
         raise ValueError(
             f"the tokenizer {place} cannot be had: {first_line(problem)}; name a folder that holds the model with its "

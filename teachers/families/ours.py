@@ -1,7 +1,7 @@
 """Encoders that were trained here: run folders and checkpoint folders, with their projection heads."""
 
 from distill.trained import load_trained
-from teachers.families.pretrained import Family, Pretrained
+from teachers.families.pretrained import Pretrained
 
 
 def load(name: str, weights: str | None) -> Pretrained:
@@ -26,15 +26,3 @@ def load(name: str, weights: str | None) -> Pretrained:
         cls="the class token, and the first register" if image.num_cls == 2 else "one token for the whole picture",
         balance=trained.balance,
     )
-
-
-FAMILY = Family(
-    name="distill",
-    title="encoders that were trained here, with their projection heads; the same as teacher.checkpoint",
-    names="a run folder, for its newest whole checkpoint, or a checkpoint folder",
-    dense="patch tokens after the final norm, or the places of a convnet's last feature map",
-    text="where it was trained with captions",
-    heads="where it was trained with prototypes",
-    licence="yours",
-    load=load,
-)

@@ -51,24 +51,11 @@ class Pretrained:
         return sum(parameter.numel() for parameter in self.image.parameters())
 
 
-@dataclass(frozen=True)
-class Family:
-    """One kind of encoder and its door. `load(name, weights)` gets what follows the colon, and `teacher.weights`.
+Load = Callable[[str, str | None], Pretrained]
+"""The door of a family: gets what follows the colon, and `teacher.weights`.
 
-    `load` raises ValueError, in one sentence, for whatever does not exist, does not fit or has no weights.
-    """
-
-    name: str
-    title: str
-    """What belongs to it, in one line."""
-    names: str
-    """What may follow the colon."""
-    dense: str
-    """What its patch tokens are."""
-    text: str
-    heads: str
-    licence: str
-    load: Callable[[str, str | None], Pretrained]
+Raises ValueError, in one sentence, for whatever does not exist, does not fit or has no weights.
+"""
 
 
 def existing(path: str | Path, *, what: str) -> Path:

@@ -14,7 +14,7 @@ from distill.encoders.convnet import TimmConvNet, create_convnet
 from distill.encoders.timm_names import kind_of, known_name, timm_input_size, timm_statistics
 from distill.encoders.timm_weights import load_timm_weights
 from distill.encoders.vit import TimmViT, create_vit, wrap_vit
-from teachers.families.pretrained import RANDOM, Family, Pretrained, existing
+from teachers.families.pretrained import RANDOM, Pretrained, existing
 
 
 def load(name: str, weights: str | None) -> Pretrained:
@@ -47,18 +47,6 @@ def load(name: str, weights: str | None) -> Pretrained:
         files=files,
         cls=_cls(image),
     )
-
-
-FAMILY = Family(
-    name="timm",
-    title="image encoders of timm: DINOv2, DINOv3, SigLIP2, RADIO, TIPSv2, DeiT, ConvNeXt, any plain ViT or convnet",
-    names="timm's name of the model, with or without its tag; weights: a file, or none for timm's own on the hub",
-    dense="patch tokens after the final norm; the places of a convnet's last feature map, normed like the pooled one",
-    text="none",
-    heads="none",
-    licence="as timm states it for the name, wherever the file came from",
-    load=load,
-)
 
 
 def _tower(name: str) -> tuple[TimmViT | TimmConvNet, int]:

@@ -14,8 +14,8 @@ from distill.encoders.timm_names import timm_statistics
 from distill.encoders.vit import TimmViT, create_vit, wrap_vit
 from distill.encoders.weights import check_shape, load_strictly
 from teachers.families.folders import HUB_NAME, hub_folder
-from teachers.families.pretrained import RANDOM, Family, Pretrained
-from teachers.families.tips_files import DOWNLOADS, LICENCE, TEXT, TOKENIZER, VISION, Found, read_folder, read_pair
+from teachers.families.pretrained import RANDOM, Pretrained
+from teachers.families.tips_files import DOWNLOADS, TEXT, TOKENIZER, VISION, Found, read_folder, read_pair
 from teachers.families.tips_sizes import RELEASED, Sizes
 
 GELU, SWIGLU = "vit_base_patch14_reg1_tipsv2", "vit_giant_patch14_reg1_tipsv2"
@@ -49,19 +49,6 @@ def load(name: str, weights: str | None) -> Pretrained:
         source=weights or name,
         files=found.files,
     )
-
-
-FAMILY = Family(
-    name="tips",
-    title="TIPS and TIPSv2, as released (.npz) or of transformers' Tipsv2Model (extra: tips)",
-    names=f"a folder with *{VISION}, *{TEXT} and {TOKENIZER}, one of the two files, a folder with config.json, "
-    f"model.safetensors and {TOKENIZER}, or a hub name OWNER/NAME; {', '.join(RELEASED)} with weights={RANDOM}",
-    dense="last hidden state, in the space of its text",
-    text="of every model",
-    heads="none: the release left them out",
-    licence=f"{LICENCE} as released; of a folder of transformers, as its README.md states it",
-    load=load,
-)
 
 
 def _find(name: str, asked: str, *, with_weights: bool) -> Found:

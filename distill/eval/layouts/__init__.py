@@ -1,7 +1,6 @@
 """Data sets in the layouts that people have on disk, all below one root; nothing is downloaded."""
 
 from distill.eval.layouts.registry import (
-    DATA_SETS,
     open_captions,
     open_classes,
     open_depth,
@@ -12,7 +11,6 @@ from distill.eval.layouts.registry import (
 )
 
 __all__ = [
-    "DATA_SETS",
     "open_captions",
     "open_classes",
     "open_depth",

@@ -6,8 +6,9 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from distill.catalogue.layout import one_of
+from distill.catalogue.pictures import SUGARCREPE_PICTURES
 from distill.eval.layouts.coco import pictures_of
-from distill.eval.layouts.dataset import DataSet, one_of
 from distill.eval.pictures.datasets import read_squares, spread
 from distill.eval.pictures.files import read_object
 from distill.eval.pictures.pairs import CaptionPair, read_pairs
@@ -117,85 +118,3 @@ def _with_captions(listed: Captioned, file: Path) -> Captioned:
 
 def _one_line(caption: str) -> str:
     return " ".join(caption.split())
-
-
-SUGARCREPE_PICTURES = ("coco/val2017", "coco/images/val2017", "sugar-crepe/data/coco/images/val2017")
-CAPTIONS: dict[str, DataSet] = {
-    "flickr30k": DataSet(
-        title="Flickr30k, Karpathy's split",
-        kind="captions",
-        tasks=("retrieval",),
-        page=(
-            "https://shannon.cs.illinois.edu/DenotationGraph (pictures), "
-            "https://cs.stanford.edu/people/karpathy/deepimagesent (caption_datasets.zip)"
-        ),
-        folders=("flickr30k", "Flickr30k"),
-        tree="flickr30k-images/*.jpg | flickr30k_images/*.jpg | images/*.jpg\ndataset_flickr30k.json",
-        needs=dict.fromkeys(
-            ("train", "val"), ("dataset_flickr30k.json", ("flickr30k-images", "flickr30k_images", "images"))
-        ),
-        splits={"train": "train", "val": "test"},
-        read=flickr30k,
-    ),
-    "coco_karpathy": DataSet(
-        title="COCO 2014 captions, Karpathy's split",
-        kind="captions",
-        tasks=("retrieval",),
-        page=(
-            "https://cocodataset.org/#download (train2014.zip, val2014.zip), "
-            "https://cs.stanford.edu/people/karpathy/deepimagesent (caption_datasets.zip)"
-        ),
-        folders=("coco",),
-        tree="{train2014,val2014}/*.jpg | images/{train2014,val2014}/*.jpg\ndataset_coco.json",
-        needs={
-            "train": ("dataset_coco.json", ("train2014", "images/train2014"), ("val2014", "images/val2014")),
-            "val": ("dataset_coco.json", ("val2014", "images/val2014")),
-        },
-        splits={"train": "train", "val": "test"},
-        read=coco_karpathy,
-    ),
-    "coco_captions": DataSet(
-        title="COCO 2017 captions",
-        kind="captions",
-        tasks=("retrieval",),
-        page="https://cocodataset.org/#download (val2017.zip, annotations_trainval2017.zip)",
-        folders=("coco",),
-        tree=(
-            "{train2017,val2017}/*.jpg | images/{train2017,val2017}/*.jpg\n"
-            "annotations/captions_{train2017,val2017}.json"
-        ),
-        needs={
-            "train": (("train2017", "images/train2017"), "annotations/captions_train2017.json"),
-            "val": (("val2017", "images/val2017"), "annotations/captions_val2017.json"),
-        },
-        splits={"train": "train2017", "val": "val2017"},
-        read=coco_captions,
-    ),
-    "docci": DataSet(
-        title="DOCCI, long descriptions",
-        kind="captions",
-        tasks=("retrieval",),
-        page="https://google.github.io/docci (docci_descriptions.jsonlines, docci_images.tar.gz)",
-        folders=("docci", "DOCCI"),
-        tree="images/*.jpg\ndocci_descriptions.jsonlines",
-        needs=dict.fromkeys(("train", "val"), ("images", "docci_descriptions.jsonlines")),
-        splits={"train": "train", "val": "test"},
-        read=docci,
-    ),
-}
-PAIRS: dict[str, DataSet] = {
-    "sugarcrepe": DataSet(
-        title="SugarCrepe, seven kinds of wrong captions",
-        kind="pairs",
-        tasks=("compositional_pairs",),
-        page="https://github.com/RAIVNLab/sugar-crepe (folder data), https://cocodataset.org/#download (val2017.zip)",
-        folders=(".",),
-        tree=(
-            "sugar-crepe/data/{add,replace,swap}_{att,obj}.json and replace_rel.json | sugarcrepe/ with these files\n"
-            f"{' | '.join(f'{place}/*.jpg' for place in SUGARCREPE_PICTURES)}"
-        ),
-        needs={"val": (("sugar-crepe/data/add_att.json", "sugarcrepe/add_att.json"), SUGARCREPE_PICTURES)},
-        splits={"val": "test"},
-        read=sugarcrepe,
-    ),
-}

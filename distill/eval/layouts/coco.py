@@ -6,10 +6,11 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from distill.eval.layouts.dataset import DataSet, one_of
+from distill.catalogue.layout import one_of
+from distill.catalogue.masks import coco_panoptic_maps, coco_stuff_maps
 from distill.eval.layouts.names import ids, names
 from distill.eval.layouts.pairing import by_stem
-from distill.eval.layouts.pixel_maps import MaskFiles, by_id, labels_of_numbers, mask_set, read_numbers
+from distill.eval.layouts.pixel_maps import MaskFiles, by_id, labels_of_numbers, read_numbers
 from distill.eval.pictures.datasets import IGNORE
 from distill.eval.pictures.files import read_object
 
@@ -23,7 +24,7 @@ def pictures_of(folder: Path, split: str) -> Path:
 
 def coco_stuff(folder: Path, split: str) -> MaskFiles:
     """Pixel values 0 to 181 (without the 11 that nobody annotated) to 171 labels; 255 is unlabelled."""
-    maps = one_of(folder, *_stuff_maps(split))
+    maps = one_of(folder, *coco_stuff_maps(split))
     masks = sorted(file for file in maps.glob("*.png") if not file.stem.endswith("_labelTrainIds"))
     return MaskFiles(
         files=by_stem(masks, pictures_of(folder, split)),
@@ -37,7 +38,7 @@ def coco_panoptic(folder: Path, split: str) -> MaskFiles:
     """Segments to the label of their category, crowds included; black is void and ignored."""
     page_file = folder / "annotations" / f"panoptic_{split}.json"
     segments_of = _segments(read_object(page_file), page_file)
-    maps = one_of(folder, *_panoptic_maps(split))
+    maps = one_of(folder, *coco_panoptic_maps(split))
 
     def decode(file: Path) -> Int[Tensor, "H W"]:
         return labels_of_numbers(read_numbers(file), {0: IGNORE} | segments_of[file.name], file)
@@ -62,40 +63,3 @@ def _segments(page: dict[str, Any], file: Path) -> dict[str, dict[int, int]]:
         raise ValueError(
             f"{file}: expected annotations with file_name and segments_info, of COCO's 133 categories ({error!r})"
         ) from error
-
-
-def _stuff_maps(split: str) -> tuple[str, ...]:
-    return f"stuffthingmaps/{split}", f"annotations/{split}"
-
-
-def _panoptic_maps(split: str) -> tuple[str, ...]:
-    return f"annotations/panoptic_{split}", f"panoptic_{split}"
-
-
-SPLITS = {"train": "train2017", "val": "val2017"}
-COCO_MASKS: dict[str, DataSet] = {
-    "coco_stuff": mask_set(
-        title="COCO-Stuff, 171 classes",
-        page="https://github.com/nightrome/cocostuff (stuffthingmaps_trainval2017.zip), pictures from https://cocodataset.org",
-        folders=("coco", "coco_stuff164k"),
-        tree="{train2017,val2017}/*.jpg | images/{train2017,val2017}/*.jpg\n"
-        "stuffthingmaps/{train2017,val2017}/*.png | annotations/{train2017,val2017}/*.png",
-        needs={role: ((split, f"images/{split}"), _stuff_maps(split)) for role, split in SPLITS.items()},
-        splits=SPLITS,
-        read=coco_stuff,
-    ),
-    "coco_panoptic": mask_set(
-        title="COCO panoptic as semantic classes, 133 classes",
-        page="https://cocodataset.org/#download (panoptic_annotations_trainval2017.zip and the zip files inside of it)",
-        folders=("coco",),
-        tree="{train2017,val2017}/*.jpg | images/{train2017,val2017}/*.jpg\n"
-        "annotations/panoptic_{train2017,val2017}.json\n"
-        "annotations/panoptic_{train2017,val2017}/*.png | panoptic_{train2017,val2017}/*.png",
-        needs={
-            role: ((split, f"images/{split}"), f"annotations/panoptic_{split}.json", _panoptic_maps(split))
-            for role, split in SPLITS.items()
-        },
-        splits=SPLITS,
-        read=coco_panoptic,
-    ),
-}

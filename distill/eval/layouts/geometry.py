@@ -16,7 +16,6 @@ from torch import Tensor
 
 from distill.eval.features import unit
 from distill.eval.geometry import EIGEN_CROP, Crop
-from distill.eval.layouts.dataset import DataSet
 from distill.eval.layouts.pairing import by_stem
 from distill.eval.layouts.pixel_maps import read_ids
 from distill.eval.pictures.datasets import spread
@@ -179,39 +178,3 @@ def _array(file: Path, *, num_axes: int) -> Tensor:
     if array.ndim != num_axes:
         raise ValueError(f"{file}: expected {num_axes} axes, not {array.ndim}")
     return torch.from_numpy(array.astype(np.float32))
-
-
-GEOMETRY: dict[str, DataSet] = {
-    "nyuv2": DataSet(
-        title="NYU Depth v2, labelled frames unpacked to files",
-        kind="geometry",
-        tasks=("depth", "normals"),
-        page=(
-            "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html (nyu_depth_v2_labeled.mat, splits.mat: write each "
-            "frame out; normals of Ladicky et al. or others)"
-        ),
-        folders=("nyuv2", "NYUv2", "nyu_depth_v2"),
-        tree=(
-            "{train,test}/rgb/NAME.png | NAME.jpg\n"
-            "{train,test}/depth/NAME.npy (metres) | NAME.png (16-bit millimetres), 0: unknown\n"
-            "{train,test}/normals/NAME.npy (H, W, 3) | NAME.png (1 + 127 (component + 1)), for the task of normals"
-        ),
-        needs={"train": ("train/rgb", "train/depth"), "val": ("test/rgb", "test/depth")},
-        splits={"train": "train", "val": "test"},
-        read=nyuv2,
-    ),
-    "navi": DataSet(
-        title="NAVI, photos of 36 objects with depth; normals are computed from it",
-        kind="geometry",
-        tasks=("depth", "normals"),
-        page="https://navidataset.github.io (navi_v1.5.tar.gz or navi_v1.0.tar.gz)",
-        folders=("navi_v1.5", "navi_v1.0", "navi_v1", "navi"),
-        tree=(
-            "OBJECT/{multiview_*,wild_set}/annotations.json\n"
-            "OBJECT/{multiview_*,wild_set}/images/*.jpg\nOBJECT/{multiview_*,wild_set}/depth/*.png"
-        ),
-        needs=dict.fromkeys(("train", "val"), (("*/multiview*/annotations.json", "*/wild_set/annotations.json"),)),
-        splits={"train": "train", "val": "val"},
-        read=navi,
-    ),
-}

@@ -8,20 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.eval.layouts.dataset import DataSet
+from distill.catalogue.pictures import UNED_INDEX, UNED_SUBSETS, UNED_WITH_INDEX
 from distill.eval.pictures.datasets import spread
 from distill.eval.pictures.files import read_json
 from distill.eval.pictures.instances import Numbered
 from distill.eval.tasks.instance_retrieval import InstanceSubset
-
-QUERY, INDEX = "test", "index"
-"""Names of the info files of what asks and of what is looked through."""
-WITH_INDEX = ("inshop", "met", "gldv2")
-"""Sub-sets with an index of their own; in the others every picture of `test` asks all others."""
-SUBSETS = ("food2k", "cars", "sop", "inshop", "inat", "met", "gldv2", "rp2k")
-"""In the order of the paper's tables."""
-PICTURES = {"inshop": "deepfashion"}
-"""Folders of pictures that are not called like their sub-set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +35,12 @@ class Collection:
 def uned(folder: Path, split: str) -> list[Collection]:
     """The eight sub-sets with the split that asks."""
     found = []
-    for name in SUBSETS:
+    for name in UNED_SUBSETS:
         asked = _shown(folder, name, split)
-        if name not in WITH_INDEX:
+        if name not in UNED_WITH_INDEX:
             found.append(Collection(name=name, index=asked, query=None))
         else:
-            found.append(Collection(name=name, index=_shown(folder, name, INDEX), query=asked))
+            found.append(Collection(name=name, index=_shown(folder, name, UNED_INDEX), query=asked))
         several = [each.picture for each in found[-1].index if len(each.instances) != 1]
         if several:
             raise ValueError(f"{name}: {several[0]} is in the index with more than one class_id")
@@ -108,29 +99,3 @@ def _there(folder: Path, path: str) -> Path:
     if path.isascii() or (folder / path).is_file():
         return folder / path
     return folder / "".join(letter if letter.isascii() else f"#U{ord(letter):04x}" for letter in path)
-
-
-INSTANCES: dict[str, DataSet] = {
-    "uned": DataSet(
-        title="UnED, eight collections of instances",
-        kind="instances",
-        tasks=("instance_retrieval",),
-        page="https://cmp.felk.cvut.cz/univ_emb (info_files.zip, and where the pictures of the eight come from)",
-        folders=("UnED", "uned", "Universal-Image-Embeddings/data"),
-        tree=(
-            f"info_files/{{{','.join(SUBSETS)}}}/test.json\n"
-            f"info_files/{{{','.join(WITH_INDEX)}}}/index.json\n"
-            "images/{food2k/Food2k_complete,cars/car_ims,sop/*_final,deepfashion/inshop/img,inat/train_val2018,met/MET,\n"
-            "        met/test_met,gldv2/images/{index,test},rp2k/all} with the pictures that the info files name"
-        ),
-        needs={
-            "val": (
-                *(f"info_files/{name}/{QUERY}.json" for name in SUBSETS),
-                *(f"info_files/{name}/{INDEX}.json" for name in WITH_INDEX),
-                *(f"images/{PICTURES.get(name, name)}" for name in SUBSETS),
-            )
-        },
-        splits={"val": QUERY},
-        read=uned,
-    ),
-}

@@ -5,7 +5,6 @@ Legend: H, W pixels, ids the values a data set's own files use.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from distill.eval.layouts.dataset import DataSet
 from distill.eval.pictures.datasets import IGNORE, spread
 from distill.eval.pictures.files import check_size, read_image, to_pixels
 
@@ -32,10 +30,6 @@ class MaskFiles:
     decode: Decode
     num_things: int | None = None
     """The first so many classes are things, the others stuff; None where the data set does not tell them apart."""
-
-
-mask_set = partial(DataSet, kind="segmentation", tasks=("zero_shot_segmentation", "linear_segmentation"))
-"""A data set whose `read` gives `MaskFiles`."""
 
 
 class PixelMaps:

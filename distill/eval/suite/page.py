@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distill.catalogue.layout import MissingData, data_root
 from distill.config import Evaluate, RecipeError, page_path
 from distill.config.pages import shown
 from distill.config.records import build, check_known, listed, mapping, named, read_yaml
 from distill.eval import TASKS
 from distill.eval.command import OF_TRAINING
-from distill.eval.layouts.dataset import MissingData, data_root
 from distill.eval.registry import READS
 
 PLACES = ("segmentation", "classes", "pairs", "instances", "geometry")

@@ -179,8 +179,9 @@ def _name(view: str, kind: str) -> str:
 
 
 def _ranks(spreads: dict[str, Spread]) -> list[str]:
+    called = {"patch": "patch", "cls": "CLS 1"}
     return [
-        f"effective rank of the {name} features: {each.rank:.1f} of {each.largest_rank}"
+        f"effective rank of the {called[name]} features: {each.rank:.1f} of {each.largest_rank}"
         for name, each in spreads.items()
     ]
 

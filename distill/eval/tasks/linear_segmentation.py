@@ -6,8 +6,7 @@ rate, so it is not the paper's trained linear layer and its numbers do not compa
 Legend: B images, n patches with a label, D width, K classes, (h, w) patch grid, (H, W) pixels.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -16,37 +15,25 @@ from torch.nn import functional
 
 from distill.contracts import ImageEncoder, SegmentationSet, Tokens
 from distill.encoders.dual import DualEncoder
-from distill.eval.dense import LinearScores, check_slide, segment
-from distill.eval.features import Kind, Precision, batches, patch_map, resize_short_side, tokens
-from distill.eval.metrics import TaskResult, count_set, segmentation_result
-from distill.eval.pictures.things import num_things_of
+from distill.eval.dense import LinearScores
+from distill.eval.features import batches, resize_short_side, tokens
+from distill.eval.metrics import TaskResult
+from distill.eval.probes.linear_scoring import Scoring, check_classes, score
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearSettings:
-    """The probe reads the final patch tokens by default, as the paper's linear probes do."""
+class LinearSettings(Scoring):
+    """The probe is fitted on whole pictures, however they are scored."""
 
-    features: Kind = "final"
     ridge: float = 1e-3
     """Penalty on squared weights of standardised features, as a share of the number of patches."""
-    short_side: int | None = 448
-    """Pictures are resized so that the shorter side has so many pixels; None keeps them. Labels stay."""
-    mode: Literal["whole", "slide"] = "whole"
-    """How pictures are scored; the probe is fitted on whole ones. slide: scores are averaged over windows."""
-    window: int = 448
-    """slide: side of a window, pixels of the resized picture."""
-    stride: int = 298
-    batch_size: int = 32
-    """Changes memory, not results."""
-    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.ridge > 0:
             raise ValueError(f"ridge={self.ridge} is not positive; without it equal features have no unique solution")
-        check_slide(self.window, self.stride)
 
 
-@torch.no_grad()
 def evaluate(
     encoder: DualEncoder, train_set: SegmentationSet, data: SegmentationSet, settings: LinearSettings
 ) -> TaskResult:
@@ -54,27 +41,8 @@ def evaluate(
 
     Raises ValueError when the two sets differ in their classes.
     """
-    if train_set.class_names != data.class_names:
-        raise ValueError("the training and the evaluation pictures have different classes")
-    scores = fit(encoder.image, train_set, settings)
-
-    def predict(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        return segment(
-            resize_short_side(pixels, settings.short_side),
-            lambda seen: patch_map(_tokens(encoder.image, seen, settings)),
-            scores,
-            size=size,
-            slide=None if settings.mode == "whole" else (settings.window, settings.stride),
-            mean_of="scores",
-            batch_size=settings.batch_size,
-        )
-
-    return segmentation_result(
-        count_set(data, predict, batch_size=settings.batch_size),
-        class_names=data.class_names,
-        num_things=num_things_of(data),
-        settings=asdict(settings) | {"num_train_images": len(train_set)},
-    )
+    check_classes(train_set, data)
+    return score(encoder.image, fit(encoder.image, train_set, settings), data, settings, num_train=len(train_set))
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ Beside `linear_segmentation`, whose closed-form probe is quicker and has no lear
 Legend: B images, D width, K classes, (h, w) patch grid, (H, W) pixels.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from distill.contracts import ImageEncoder, SegmentationSet
 from distill.encoders.dual import DualEncoder
-from distill.eval.dense import LinearScores, check_slide, segment, upsample
-from distill.eval.features import Kind, Precision, device_of, patch_map, resize_short_side, tokens
-from distill.eval.metrics import TaskResult, count_set, segmentation_result
-from distill.eval.pictures.things import num_things_of
+from distill.eval.dense import LinearScores, upsample
+from distill.eval.features import device_of, resize_short_side
+from distill.eval.metrics import TaskResult
+from distill.eval.probes.linear_scoring import Scoring, check_classes, score, seen_by
 from distill.eval.probes.probe_training import ProbeTraining, build_probe, flipped, train_probe
 
 TRAINING = ProbeTraining(
@@ -27,23 +27,14 @@ TRAINING = ProbeTraining(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedLinearSettings:
-    """The protocol: trained on squares of the shorter side, scored in windows, whose scores are averaged."""
+class TrainedLinearSettings(Scoring):
+    """Trained on squares of the shorter side, scored in windows, whose scores are averaged."""
 
-    features: Kind = "final"
     training: ProbeTraining = field(default_factory=lambda: TRAINING)
     short_side: int | None = 512
-    """Pictures are resized so that the shorter side has so many pixels; None keeps them. Labels stay when scored."""
     mode: Literal["whole", "slide"] = "slide"
     window: int = 512
-    """slide: side of a window, pixels of the resized picture."""
     stride: int = 341
-    batch_size: int = 32
-    """Of the scored pictures. Changes memory, not results."""
-    precision: Precision = "fp32"
-
-    def __post_init__(self) -> None:
-        check_slide(self.window, self.stride)
 
 
 class NormedLinear(nn.Module):
@@ -69,7 +60,6 @@ class NormedLinear(nn.Module):
         return LinearScores(weight_KD * scale_D, self.linear.bias + weight_KD @ shift_D)
 
 
-@torch.no_grad()
 def evaluate(
     encoder: DualEncoder, train_set: SegmentationSet, data: SegmentationSet, settings: TrainedLinearSettings
 ) -> TaskResult:
@@ -77,27 +67,8 @@ def evaluate(
 
     Raises ValueError when the two sets differ in their classes.
     """
-    if train_set.class_names != data.class_names:
-        raise ValueError("the training and the evaluation pictures have different classes")
-    scores = fit(encoder.image, train_set, settings)
-
-    def predict(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        return segment(
-            resize_short_side(pixels, settings.short_side),
-            lambda seen: _features(encoder.image, seen, settings),
-            scores,
-            size=size,
-            slide=None if settings.mode == "whole" else (settings.window, settings.stride),
-            mean_of="scores",
-            batch_size=settings.batch_size,
-        )
-
-    return segmentation_result(
-        count_set(data, predict, batch_size=settings.batch_size),
-        class_names=data.class_names,
-        num_things=num_things_of(data),
-        settings=asdict(settings) | {"num_train_images": len(train_set)},
-    )
+    check_classes(train_set, data)
+    return score(encoder.image, fit(encoder.image, train_set, settings), data, settings, num_train=len(train_set))
 
 
 def fit(image: ImageEncoder, train_set: SegmentationSet, settings: TrainedLinearSettings) -> LinearScores:
@@ -108,14 +79,10 @@ def fit(image: ImageEncoder, train_set: SegmentationSet, settings: TrainedLinear
 
     def loss(head: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> Tensor:
         resized = resize_short_side(pixels, settings.short_side)
-        scores = upsample(head(_features(image, resized, settings)), tuple(labels.shape[-2:]))
+        scores = upsample(head(seen_by(image, resized, settings)), tuple(labels.shape[-2:]))
         known = (labels != train_set.ignore).sum().clamp_min(1).to(device)
         each = functional.cross_entropy(scores, labels.to(device), ignore_index=train_set.ignore, reduction="sum")
         return each / known
 
     train_probe(head, train_set, loss, settings.training, side=settings.short_side, mirror=flipped)
     return head.scores()
-
-
-def _features(image: ImageEncoder, pixels: Tensor, settings: TrainedLinearSettings) -> Float[Tensor, "B D h w"]:
-    return patch_map(tokens(image, pixels, kind=settings.features, precision=settings.precision))

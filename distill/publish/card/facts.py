@@ -13,10 +13,10 @@ from distill.encoders.convnet import TimmConvNet
 from distill.encoders.text_tips import TipsText
 from distill.encoders.vit import TimmViT
 from distill.encoders.weights import sha256_of_weights
-from distill.publish.card.licences import Choice, choose
+from distill.publish.card.choice import Choice, choose_for
 from distill.publish.card.measured import Measured, measured
 from distill.publish.card.provenance import Provenance, provenance
-from distill.publish.card.sources import Source, licences_of, run_summary, sources_of
+from distill.publish.card.sources import Source, run_summary, sources_of
 from distill.publish.formats import timm
 from distill.publish.student import Side, Subject
 from distill.train.checkpoint import find
@@ -77,7 +77,7 @@ class Facts:
 
 
 def gather(subject: Subject, *, licence: str | None, page: Path | None) -> Facts:
-    """Raises ValueError as `find`, `choose` and `provenance` do."""
+    """Raises ValueError as `find`, `choose_for` and `provenance` do."""
     found, recipe = find(subject.checkpoint), subject.recipe
     sources, run = sources_of(found.folder), found.folder.resolve().parent.parent
     return Facts(
@@ -88,7 +88,7 @@ def gather(subject: Subject, *, licence: str | None, page: Path | None) -> Facts
         towers=towers_of(subject),
         sums={name: sha256_of_weights([found.folder / name]) for name in _files(subject)},
         sources=sources,
-        licence=choose(licences_of(sources), asked=licence),
+        licence=choose_for(sources, asked=licence),
         results=measured(found.folder, step=found.step, side=subject.side),
         stands_on=provenance(recipe, page),
         summary=run_summary(found.folder),

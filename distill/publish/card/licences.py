@@ -1,12 +1,15 @@
-"""What the licences of known teachers ask of a student, and under which licence it may be published.
+"""What the licences of known teachers ask of a student.
 
 Whether weights that learnt from a model's outputs are a work derived from it is not settled by law. Some licences say
 so themselves (Gemma's names distillation); where one does not, it is read here the careful way, as if it did. What is
 said here is a summary in our words to start from, and no legal advice: the licence's own text counts.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from distill.publish.card.names import HUB, UNNAMED, bare
 
 NO_ADVICE = (
     "Whether a student that learnt from a model's outputs is a work derived from it is not settled; here every licence "
@@ -30,26 +33,49 @@ class Terms:
     noncommercial: bool = False
     """Derived works are for non-commercial use only, some for research only."""
     copy: bool = False
-    """A copy of its text has to go along with derived works."""
+    """A copy of its text has to go along with derived works, without which none is sent to the hub."""
+    keep: bool = False
+    """Its text and notices are to be kept in what is made of it, as licences of software have it: said, never insisted
+    upon, since whether a student is that is not settled."""
+    phrase: str = ""
+    """Words of its text by which a file is seen to hold it; its title where there are none."""
     notice: str = ""
     """Words that have to go along too."""
-    on_hub: bool = True
-    """Whether the hub lists it; others are `other` there, with a name and a link."""
 
 
-KEEP = "Anything may be done with derived works while the copyright notice and the text of the licence are kept."
+KEEP = "Anything may be done with derived works while its copyright notice and its text go along with them."
+BSD = "Redistribution and use in source and binary forms"
 CREATIVE = "https://creativecommons.org/licenses"
 TERMS: dict[str, Terms] = {
     "apache-2.0": Terms(
         title="Apache License 2.0",
         url="https://www.apache.org/licenses/LICENSE-2.0",
-        says="Derived works may be under any licence; notices are kept and changes are stated (section 4).",
+        says="Derived works may be under any licence; its text and the notices go along, and changes are stated "
+        "(section 4).",
+        keep=True,
+        phrase="Apache License Version 2.0",
     ),
-    "mit": Terms(title="MIT License", url="https://opensource.org/license/mit", says=KEEP),
+    "mit": Terms(
+        title="MIT License",
+        url="https://opensource.org/license/mit",
+        says=KEEP,
+        keep=True,
+        phrase="Permission is hereby granted, free of charge",
+    ),
     "bsd-3-clause": Terms(
-        title="BSD 3-Clause License", url="https://opensource.org/license/bsd-3-clause", says=f"{KEEP} No endorsement."
+        title="BSD 3-Clause License",
+        url="https://opensource.org/license/bsd-3-clause",
+        says=f"{KEEP} No endorsement.",
+        keep=True,
+        phrase=BSD,
     ),
-    "bsd-2-clause": Terms(title="BSD 2-Clause License", url="https://opensource.org/license/bsd-2-clause", says=KEEP),
+    "bsd-2-clause": Terms(
+        title="BSD 2-Clause License",
+        url="https://opensource.org/license/bsd-2-clause",
+        says=KEEP,
+        keep=True,
+        phrase=BSD,
+    ),
     "cc0-1.0": Terms(
         title="CC0 1.0", url="https://creativecommons.org/publicdomain/zero/1.0/", says="Asks for nothing."
     ),
@@ -88,7 +114,6 @@ TERMS: dict[str, Terms] = {
         own=True,
         copy=True,
         notice="Built with DINOv3",
-        on_hub=False,
     ),
     "fair-noncommercial-research-license": Terms(
         title="FAIR Noncommercial Research License",
@@ -126,96 +151,73 @@ TERMS: dict[str, Terms] = {
         "and the words below go along (3.1).",
         copy=True,
         notice="Licensed by NVIDIA Corporation under the NVIDIA Open Model License",
-        on_hub=False,
     ),
 }
-"""By the name that timm and model cards use, in lower case."""
+"""By the name that timm and model cards use, in lower case; what the hub does not list has a name of its own there."""
 
 FREE = tuple(name for name, terms in TERMS.items() if not terms.own and not terms.noncommercial)
 """Licences that leave the choice of the student's to whoever publishes it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The licence of a student. `warnings` are sentences for whoever publishes it."""
+_BARE = {bare(name): name for name in (*HUB, *TERMS)}
 
-    name: str
-    """As the hub's metadata names it, or NOT_CHOSEN."""
-    warnings: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
-    """Titles of licences, of the student and of what it learnt from, whose text has to go along."""
+
+def named_by(stated: str) -> str:
+    """The name of what a model's card or library states, which may be written `Apache 2.0`; others in lower case."""
+    return _BARE.get(bare(stated), stated.lower())
 
 
 def terms_of(licence: str | None) -> Terms | None:
-    return None if licence is None else TERMS.get(licence.lower())
-
-
-def choose(licences: dict[str, str | None], *, asked: str | None) -> Choice:
-    """The licence of a student of these sources: name to licence, None where nobody states one.
-
-    `asked` is what the publisher wants; without it the most demanding of the sources' licences is taken, and NOT_CHOSEN
-    where there are no sources. Raises ValueError where a source is of unknown terms and nothing is asked, and where
-    what is asked promises more than a source gives.
-    """
-    asked = None if asked is None else asked.lower()
-    unknown = {name: stated for name, stated in licences.items() if terms_of(stated) is None}
-    if unknown and asked is None:
-        raise ValueError(f"{_unknown_in_words(unknown)}; read it, and where it lets you, say under which licence the "
-                         "student is published with --licence")  # fmt: skip
-    owners = {name: stated.lower() for name, stated in licences.items() if stated and _is(stated, "own")}
-    research = {name: stated.lower() for name, stated in licences.items() if stated and _is(stated, "noncommercial")}
-    if len({*owners.values()}) > 1 or (owners and research and not {*owners.values()} & {*research.values()}):
-        listed = " and ".join(f"{name} ({stated})" for name, stated in (owners | research).items())
-        raise ValueError(f"the student learnt from {listed}, and no licence gives both what they ask for")
-    name = asked or _most_demanding([*owners.values()], [*research.values()], [*licences.values()])
-    for source, stated in owners.items():
-        if name != stated:
-            _refuse(source, stated, name, "wants derived works under that same licence")
-    for source, stated in research.items():
-        if not _is(name, "noncommercial"):
-            _refuse(source, stated, name, "lets derived works be used non-commercially only")
-    warnings = [f"{_unknown_in_words(unknown)}: --licence {name} is your word that it allows this"] if unknown else []
-    if name == NOT_CHOSEN:
-        warnings.append("no licence was chosen: others may look at these weights and not use them; --licence sets one")
-    if _is(name, "noncommercial"):
-        warnings.append(f"{TERMS[name].title}: the student is for non-commercial use only")
-    for title in wants_copy([*licences.values()]):
-        warnings.append(f"the {title} asks for a copy of its text to go along: --licence-text FILE")
-    return Choice(name=name, warnings=tuple(warnings))
+    return None if licence is None else TERMS.get(named_by(licence))
 
 
 def metadata(name: str) -> dict[str, str]:
-    """`license` as the hub wants it; those that it does not list have a name and, where known, a link."""
-    terms = TERMS.get(name)
-    if terms is None or terms.on_hub:
+    """`license` as the hub wants it; what it does not list has a name and a link, to LICENSE for a publisher's own."""
+    if name in HUB:
         return {"license": name}
-    return {"license": "other", "license_name": name, "license_link": terms.url}
+    terms = TERMS.get(name)
+    return {"license": UNNAMED, "license_name": name, "license_link": "LICENSE" if terms is None else terms.url}
+
+
+def is_own(name: str) -> bool:
+    """Whether a publisher made it: its text can be read nowhere but in the folder."""
+    return name not in HUB and name not in TERMS
+
+
+def check_text(name: str, *, has_text: bool) -> None:
+    """ValueError for a licence that a publisher made and gives no text of."""
+    if is_own(name) and not has_text:
+        raise ValueError(f"--licence {name}: the hub knows no such licence, so its text has to go along, with "
+                         "--licence-text FILE")  # fmt: skip
 
 
 def wants_copy(licences: Sequence[str | None]) -> list[str]:
     """Titles of those whose text has to go along with derived works."""
-    found = (terms_of(licence) for licence in licences)
-    return list(dict.fromkeys(terms.title for terms in found if terms is not None and terms.copy))
+    return list(dict.fromkeys(terms.title for terms in _known(licences) if terms.copy))
 
 
-def _most_demanding(owners: list[str], research: list[str], licences: Sequence[str | None]) -> str:
-    others = [licence.lower() for licence in licences if licence]
-    attributed = [licence for licence in others if licence == "cc-by-4.0"]
-    return next(iter((*owners, *research, *attributed, *others)), NOT_CHOSEN)
+def wants_kept(licences: Sequence[str | None], text: str) -> list[str]:
+    """One sentence about those whose text should go along and does not stand in `text`, of the file LICENSE."""
+    absent = [f"the {terms.title}" for terms in _known(licences) if terms.keep and not holds(text, terms)]
+    wants = "want their" if len(absent) > 1 else "wants its"
+    said = f"{' and '.join(absent)} {wants} text and notices kept: give them along with --licence-text FILE"
+    return [said] if absent else []
 
 
-def _refuse(source: str, stated: str, asked: str, why: str) -> None:
-    raise ValueError(f"the student learnt from {source}, whose licence, {stated}, {why}: it cannot be published under "
-                     f"{asked}; leave --licence out, or say {stated}")  # fmt: skip
+def going_along(licences: Sequence[str | None]) -> list[Terms]:
+    """Those whose text has to go along, or should."""
+    return [terms for terms in _known(licences) if terms.copy or terms.keep]
 
 
-def _is(licence: str, trait: str) -> bool:
-    terms = terms_of(licence)
-    return terms is not None and {"own": terms.own, "noncommercial": terms.noncommercial}[trait]
+def holds(text: str, terms: Terms) -> bool:
+    """Whether a file that goes along looks as if this licence stood in it."""
+    return _plain(terms.phrase or terms.title) in _plain(text)
 
 
-def _unknown_in_words(unknown: dict[str, str | None]) -> str:
-    return "; ".join(
-        f"nobody states the licence of {name}" if stated is None else f"{name} is under {stated}, not known here"
-        for name, stated in unknown.items()
-    )
+def _known(licences: Sequence[str | None]) -> list[Terms]:
+    return [TERMS[name] for name in dict.fromkeys(named_by(each) for each in licences if each) if name in TERMS]
+
+
+def _plain(text: str) -> str:
+    """Words alone: texts are broken into lines and set in many ways."""
+    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))

@@ -7,7 +7,9 @@ HEARD = {
     "visible": "the visible patches only",
     "all": "every patch",
 }
-CLS_TOKENS = {1: "a CLS token", 2: "two CLS tokens (1 for short captions, 2 for detailed ones)"}
+CLS_TOKENS = {1: "a CLS token", 2: "two CLS tokens"}
+CAPTIONS = {"alt": "alt-text"}
+"""Granularities whose names say little by themselves."""
 METHODS = {"masked": " (iBOT)", "all": " (iBOT++)"}
 """Of losses on prototypes, where patches are hidden."""
 
@@ -18,28 +20,31 @@ def opening(facts: Facts) -> str:
     millions = {name: f"{count / 1e6:.1f} M parameters" for name, count in towers.parameters.items()}
     kinds = "a pair of encoders, for images and for texts" if facts.with_text else "an image encoder"
     sizes = {"patch": "patches of {} pixels", "width": "width {}", "depth": "depth {}"}
-    named = [f"`{towers.model}`", *(sizes[name].format(towers.sizes[name]) for name in sizes if name in towers.sizes)]
+    listed = [sizes[name].format(towers.sizes[name]) for name in sizes if name in towers.sizes]
     of_text = ""
     if facts.with_text:
         of_text = f" The text tower ({towers.text}, {millions['text']}) reads up to {towers.context_length} tokens."
     gives = "one token for the whole picture and one for every place of its last feature map"
     if not towers.is_convnet:
-        gives = f"{CLS_TOKENS.get(towers.num_cls, f'{towers.num_cls} CLS tokens')} and one token for every patch"
+        gives = f"{_cls_tokens(facts)} and one token for every patch"
     unfinished = f", of {recipe.optim.steps:,} that the whole training has," if facts.step < recipe.optim.steps else ""
-    hidden = f"{recipe.masking.ratio:.0%} of the patches hidden" if recipe.masking.ratio else "nothing hidden"
+    hidden = f"{100 * recipe.masking.ratio:.0f} % of the patches hidden" if recipe.masking.ratio else "nothing hidden"
+    family, _, name = towers.model.rpartition(":")
     return (
-        f"{facts.title} is {kinds}: {', '.join(named)} ({millions['image']}), trained at {recipe.data.image_size} × "
-        f"{recipe.data.image_size} pixels. It gives {gives}.{of_text} {_how(facts)} for {facts.step:,} steps"
-        f"{unfinished} of {recipe.data.batch_size} pictures with {hidden}; {_heard(facts)}.{_side(facts)}"
+        f"{facts.title} is {kinds}. The image tower is {f'`{name}` of {family}' if family else f'a `{name}`'} with "
+        f"{', '.join(listed)} ({millions['image']}), trained at {recipe.data.image_size} × {recipe.data.image_size} "
+        f"pixels; it gives {gives}.{of_text} {_how(facts)} for {facts.step:,} steps{unfinished} of "
+        f"{recipe.data.batch_size} pictures with {hidden}; {_heard(facts)}.{_side(facts)}"
     )
 
 
 def limits(facts: Facts) -> str:
     recipe, points = facts.recipe, []
     if recipe.data.source == "scenes":
-        points.append("It has seen procedurally drawn scenes only: what it makes of photographs means little.")
-    side = recipe.data.image_size
-    points.append(f"It was trained at {side} × {side} pixels; pictures of other sizes were no part of that.")
+        points.append("It was trained on procedurally drawn scenes only: expect little of it on photographs.")
+    side, views = recipe.data.image_size, recipe.data.views
+    crops = f", with local crops of {views.local_size}" if views.num_local else ""
+    points.append(f"It was trained at {side} × {side} pixels{crops}; other sizes were no part of that.")
     if not facts.with_text:
         points.append("It has no text tower: pictures cannot be compared with words.")
     if facts.is_distilled:
@@ -51,17 +56,35 @@ def limits(facts: Facts) -> str:
     return "\n".join(f"- {point}" for point in points)
 
 
+def _cls_tokens(facts: Facts) -> str:
+    """With what they learnt from: a student without a text tower has none that read captions."""
+    contrast, count = facts.recipe.objective.contrastive, facts.towers.num_cls
+    read = ""
+    if count == 2 and _read_captions(facts):
+        first, second = (
+            " and ".join(CAPTIONS.get(kind, kind) for kind in kinds) for kinds in (contrast.first, contrast.second)
+        )
+        read = f" (CLS 1 learnt from {first} captions, CLS 2 from {second} ones)"
+    return CLS_TOKENS[count] + read
+
+
+def _read_captions(facts: Facts) -> bool:
+    """Whether it is the model of which a contrastive loss compared pictures and captions."""
+    return facts.with_text and facts.recipe.objective.contrastive.weight > 0 and not facts.is_taught_teacher
+
+
 def _how(facts: Facts) -> str:
     objective = facts.recipe.objective
     teachers = " and ".join(f"`{each.name}`" for each in facts.sources if "teacher" in each.role)
     if facts.is_taught_teacher:
         parts = " and ".join(facts.recipe.teacher.trainable)
         return f"It is {teachers}, of which {parts} went on learning as the teacher of a student,"
+    captions = "by comparing pictures with captions" if _read_captions(facts) else ""
     if facts.is_distilled:
-        return f"It was distilled from {teachers}"
+        return f"It was distilled from {teachers}{f' and trained {captions}' if captions else ''}"
     if objective.patch.weight or objective.cls.weight:
-        return "It was pretrained by self-distillation"
-    return "It was trained on captions"
+        return f"It was pretrained by self-distillation{f' and {captions}' if captions else ''}"
+    return "It was trained by comparing pictures with captions"
 
 
 def _side(facts: Facts) -> str:
@@ -75,6 +98,6 @@ def _side(facts: Facts) -> str:
 def _heard(facts: Facts) -> str:
     patch, hides = facts.recipe.objective.patch, facts.recipe.masking.ratio > 0
     if not patch.weight or patch.supervise == "none":
-        return "no loss was on patches"
+        return "there was no loss on patches"
     method = METHODS.get(patch.supervise, "") if hides and patch.target != "features" else ""
-    return f"its patch loss heard {HEARD[patch.supervise]}{method}"
+    return f"its patch loss was on {HEARD[patch.supervise]}{method}"

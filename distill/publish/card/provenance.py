@@ -10,13 +10,13 @@ from typing import Any
 from distill.config import Data, Recipe, RecipeError, differences, load_recipe, page_path, recipe_dict
 from distill.config.text import dump
 from distill.data.fingerprint import data_fingerprint
-from distill.publish.card.sources import without_places
+from distill.eval.naming import last_part
 
 PROMOTED = re.compile(r"Written by `distill study promote (\S+)`")
 NOT_OF_THE_METHOD = ("run", "name", "seed", "evaluate")
 PLACE = re.compile(r"(?<![\w./*-])(?!//)(?:/|~/|\.\./)[^\s\"',:]*/")
 """What stands before the last part of a path that is absolute or leads upwards. A web address is no such path."""
-ONLY_A_PLACE = re.compile(r"(\w+:)?(?!//)(?:/|~/|\.\./).*/([^/]*)")
+ONLY_A_PLACE = re.compile(r"(\w+:)?(?!//)((?:/|~/|\.\./).*)")
 """A whole value that is a path, which may hold spaces, after the name of a family."""
 HEADER = """\
 # What this model was trained with: every setting. Paths of the machine are cut to their last part, and `run`, which
@@ -55,7 +55,7 @@ def provenance(recipe: Recipe, page: Path | None) -> Provenance | None:
         page=found.name,
         study=promoted[1] if promoted else None,
         header=without_machine(header),
-        changed=tuple(without_machine(changed)),
+        changed=tuple(_cut(change) for change in changed),
     )
 
 
@@ -66,15 +66,24 @@ def published_recipe(recipe: Recipe) -> str:
 
 
 def without_machine(value: Any) -> Any:
-    """The same lists and dicts with the paths inside cut to their last part."""
+    """The same lists and dicts with the paths inside cut to their last part, patterns with the folder they look in."""
     if isinstance(value, dict):
         return {key: without_machine(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_machine(inner) for inner in value]
     if isinstance(value, str):
         alone = ONLY_A_PLACE.fullmatch(value)
-        return f"{alone[1] or ''}{alone[2]}" if alone else PLACE.sub("", value)
+        return f"{alone[1] or ''}{last_part(alone[2])}" if alone else PLACE.sub("", value)
     return value
+
+
+def _cut(change: str) -> str:
+    """`key: page -> run` without the machine; where nothing else differs, that it does."""
+    key, _, values = change.partition(": ")
+    before, arrow, after = (without_machine(value.strip('"')) for value in values.partition(" -> "))
+    if arrow and before == after:
+        return f"{key}: lies in another place"
+    return f"{key}: {before}{arrow}{after}"
 
 
 def fingerprint(data: Data) -> tuple[str, dict[str, Any]] | None:
@@ -93,4 +102,4 @@ def data_in_words(data: Data) -> str:
             f"{scenes.num_train:,} procedurally drawn scenes (tier {scenes.tier}, split {scenes.split}, world "
             f"{scenes.world_seed})"
         )
-    return f"{data.dataset.format} `{without_places(data.dataset.path)}`"
+    return f"{data.dataset.format} `{last_part(data.dataset.path)}`"

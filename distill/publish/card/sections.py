@@ -1,15 +1,16 @@
 """The card's sections in Markdown, each from the facts it speaks of."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from distill.publish.card.facts import Facts
-from distill.publish.card.licences import NO_ADVICE, NOT_CHOSEN, TERMS, terms_of
+from distill.publish.card.licences import NO_ADVICE, NOT_CHOSEN, TERMS, going_along, holds, terms_of
 from distill.publish.card.loading import FOLDER, PICTURE, blocks, place_of
-from distill.publish.card.measured import shown
-from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
-from distill.publish.card.sources import Source, leaves
+from distill.publish.card.names import HUB, UNNAMED
+from distill.publish.card.provenance import data_in_words, fingerprint
+from distill.publish.card.sources import TOKENIZER, Source, leaves
 from distill.publish.proof.record import Proof
 from distill.publish.student import Subject
 
@@ -34,6 +35,22 @@ SOFTWARE = """\
   author  = {{The distill authors}},
   version = {VERSION}
 }"""
+
+
+QUANTITIES = {
+    "cls": "CLS 1",
+    "cls2": "CLS 2",
+    "patches": "patches",
+    "text": "texts",
+    "logits": "cosines of pictures and texts",
+    "wide_cls": "CLS 1, other size",
+    "wide_patches": "patches, other size",
+    "photo_pixels": "prepared pixels",
+    "photo_cls": "CLS 1 of prepared pixels",
+    "feature_pipeline": "pipeline image-feature-extraction",
+    "zero_shot_pipeline": "pipeline zero-shot-image-classification",
+}
+"""What a proof compares, in the order in which the card tells it."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,55 +79,27 @@ def loading(subject: Subject, proof: Proof, folder: Path) -> str:
 
 
 def learnt_from(facts: Facts) -> str:
+    own = "Nobody else's weights: it started at random and its only teacher is its own moving average."
     if not facts.sources:
-        return "Nobody else's weights: it started at random and its only teacher is its own moving average."
+        return own
     rows = [_row(source, depth) for source, depth in _flat(facts.sources)]
-    return table(["role", "encoder", "weights", "licence", "SHA-256 of the weights"], rows)
+    found = table(["role", "encoder or file", "weights", "licence", "SHA-256"], rows)
+    return found if any(source.role != TOKENIZER for source in facts.sources) else f"{own}\n\n{found}"
 
 
-def licence(facts: Facts) -> str:
-    """What was chosen, and what the licences of all sources are known to ask."""
+def licence(facts: Facts, text: str) -> str:
+    """What was chosen, what the licences of all sources are known to ask, and whose texts `text`, of LICENSE, holds."""
     chosen, terms = facts.licence.name, TERMS.get(facts.licence.name)
     link = f"[{terms.title}]({terms.url})" if terms is not None else f"`{chosen}`"
+    if terms is None and chosen not in HUB:
+        link += ", a licence of its own, whose text is in [LICENSE](LICENSE)"
     first = f"This model is published under {link}."
     if chosen == NOT_CHOSEN:
         first = "Whoever published this model chose no licence: without one it may be looked at and not used by others."
-    stated = {source.name: source.licence for source in leaves(facts.sources)}
-    points = []
-    for name, its in stated.items():
-        known = terms_of(its)
-        if known is None:
-            what = (
-                f"is under `{its}`, whose terms are not known here"
-                if its
-                else "comes without any statement of a licence"
-            )
-            points.append(f"- `{name}` {what}: that this student may be published as it is, its publisher states.")
-            continue
-        notice = f" The words: “{known.notice}”." if known.notice else ""
-        points.append(f"- `{name}` is under the [{known.title}]({known.url}). {known.says}{notice}")
-    parts = [first, "\n".join(points), NO_ADVICE] if points else [first]
+    points = [_asks(source) for source in {each.name: each for each in leaves(facts.sources)}.values()]
+    along = _along([*leaves(facts.sources)], text)
+    parts = [first, "\n".join(points), along, NO_ADVICE] if points else [first]
     return "\n\n".join(part for part in parts if part)
-
-
-def evaluation(facts: Facts) -> str:
-    if not facts.results:
-        return "Not measured."
-    who = list(dict.fromkeys(name for result in facts.results for name in result.others))
-    rows, notes = [], []
-    for result in facts.results:
-        pictures = f", {result.num_images:,} pictures" if result.num_images is not None else ""
-        for position, (name, value) in enumerate(result.values.items()):
-            label = f"**{result.task.replace('_', ' ')}**, {result.data}{pictures}" if position == 0 else ""
-            others = [shown(name, result.others[each].get(name)) if each in result.others else "" for each in who]
-            rows.append([label, name.replace("_", " "), shown(name, value), *others])
-        settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in without_machine(result.settings).items())
-        remarks = "".join(f" {note}" for note in without_machine(result.notes))
-        notes.append(f"- {result.task.replace('_', ' ')}: {settings}.{remarks}")
-    body = table(["task", "measure", "this model", *who], rows)
-    return (
-        f"{body}\n\n<details><summary>Settings of these measurements</summary>\n\n{chr(10).join(notes)}\n\n</details>"
-    )
 
 
 def proven(proof: Proof) -> str:
@@ -122,55 +111,111 @@ def proven(proof: Proof) -> str:
         ["size", *(_size(found.bytes) for found in formats)],
         ["loaded by", *(f"{found.library} {found.version}" for found in formats)],
     ]
-    for name in quantities:
-        worst = [f"{found.differences[name]:.1e}" if name in found.differences else "" for found in formats]
-        rows.append([name.replace("_", " "), *worst])
-    texts = f" and {proof.num_texts} texts" if proof.num_texts else ""
+    for name in [each for each in QUANTITIES if each in quantities]:
+        worst = [_difference(found.differences[name]) if name in found.differences else "" for found in formats]
+        rows.append([_quantity(name, quantities), *worst])
+    texts = f", and {proof.num_texts} texts" if proof.num_texts else ""
     said = (
         f"Weights are stored in {proof.dtype}. Every format was loaded by its own library, in a process without the "
-        f"toolkit that trained the model, and compared with the student on {proof.num_pictures} {proof.pictures}, at "
-        f"{proof.image_size} pixels{texts}. The largest absolute differences, none of which may exceed "
-        f"{proof.tolerance:.0e}, are below: of tokens and texts against the length of the student's vector, of logits "
-        "as cosines; `wide` are pictures of another size. `photo pixels` are photos that are no squares, in [0, 1], as "
-        f"the library prepares them: whole, stretched to a square, bilinear (at most {proof.pixel_tolerance:.3f}, as "
-        "libraries round in places of their own); `photo cls` is what it says of them. All of it is in `proof.json`."
+        f"toolkit that trained the model, and compared with the model as it was trained: on {proof.num_pictures} "
+        f"{proof.pictures} at {proof.image_size} pixels{texts}. Below are the largest absolute differences; all of it "
+        "is in `proof.json`."
     )
-    parts = [said, table(["", *proof.formats], rows)]
+    parts = [said, table(["", *proof.formats], rows), "\n".join(_meanings(proof, quantities))]
     if proof.rounding:
-        listed = ", ".join(f"{name.replace('_', ' ')} {value:.1e}" for name, value in proof.rounding.items())
-        parts.append(f"Rounding the weights to {proof.dtype} by itself changes what the student says by {listed}.")
+        listed = ", ".join(f"{_quantity(name, proof.rounding)} {value:.1e}" for name, value in proof.rounding.items())
+        parts.append(f"Rounding the weights to {proof.dtype} by itself changes what the model says by {listed}.")
     if proof.refused:
-        parts.append("\n".join(f"- No {name}: {why}." for name, why in proof.refused.items()))
-    return "\n\n".join(parts)
+        listed = "\n".join(f"- {name}: {why}." for name, why in proof.refused.items())
+        parts.append(f"Formats that do not apply:\n\n{listed}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _quantity(name: str, names: Iterable[str]) -> str:
+    """CLS tokens count from 1 where there are two."""
+    return QUANTITIES[name] if "cls2" in names else QUANTITIES[name].replace("CLS 1", "CLS")
+
+
+def _meanings(proof: Proof, quantities: Sequence[str]) -> Iterator[str]:
+    """What the rows are, of those that are there."""
+    if quantities:
+        yield (
+            f"- Differences of tokens and texts are shares of the vector's length. Nothing but the prepared pixels may "
+            f"differ by more than {proof.tolerance:.0e}."
+        )
+    if {"wide_cls", "wide_patches"} & {*quantities}:
+        yield "- “Other size”: pictures that are no squares, of another size than in training, which the model takes."
+    if "photo_pixels" in quantities:
+        yield (
+            "- “Prepared”: pictures that are no squares, as the library prepares them for the model: whole, stretched "
+            f"to a square, bilinear; in [0, 1]. Libraries round in places of their own, so pixels may differ by "
+            f"up to {proof.pixel_tolerance:.3f}; CLS is compared on the library's own pixels."
+        )
+
+
+def _difference(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
 
 
 def training(facts: Facts) -> str:
     """Data, recipe, and the study that the recipe comes from."""
     found, recipe = fingerprint(facts.recipe.data), facts.recipe
-    parts, told = [], "was not there any more when this was written, so it has no fingerprint"
+    parts, files, told = [], "", "It was not there any more when this was written, so it has no fingerprint."
     if found is not None:
         short, what = found
-        parts.append(details("What the fingerprint is the SHA-256 of, shortened", f"```json\n{json.dumps(what)}\n```"))
-        told = f"has, as this is written, the fingerprint `{short}`"
+        made_of = (
+            f"The first {len(short)} digits of the SHA-256 of:\n\n```json\n{json.dumps(what, sort_keys=True)}\n```"
+        )
+        parts.append(details("What the data's fingerprint is made of", made_of))
+        files = f", {what['num_files']:,} files" if "num_files" in what else ""
+        told = f"Its fingerprint, as this is written, is `{short}`."
     sums = " and of ".join(f"{name} `{value}`" for name, value in facts.sums.items())
     points = [
-        f"- Data: {data_in_words(recipe.data)}; it {told}.",
+        f"- Data: {data_in_words(recipe.data)}{files}. {told}",
         f"- Recipe: every setting is in [recipe.yaml](recipe.yaml); seed {recipe.seed}. {_stands_on(facts)}",
         f"- Checkpoint: step {facts.step:,}; SHA-256 of {sums}.",
     ]
     if facts.summary:
-        where, minutes = facts.summary["environment"], facts.summary["seconds"] / 60
-        took = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
-        points.append(f"- Run: {took} on {where['hardware']}, torch {where['torch']}, distill {where['distill']}.")
+        points.append(_of_the_run(facts.summary))
     parts.insert(0, "\n".join(points))
     if facts.stands_on is not None and facts.stands_on.header:
         quoted = f"```text\n{facts.stands_on.header}\n```"
-        parts.append(details(f"What the page {facts.stands_on.page} says of itself", quoted))
+        without = ", without these changes" if facts.stands_on.changed else ""
+        parts.append(details(f"What the page {facts.stands_on.page} says of itself{without}", quoted))
     return "\n\n".join(parts)
 
 
 def citation(version: str) -> str:
     return f"```bibtex\n{PAPER}\n\n{SOFTWARE.replace('VERSION', version)}\n```"
+
+
+def _asks(source: Source) -> str:
+    """One point of the list: what a source is under, and what that asks for."""
+    known, its = terms_of(source.licence), source.licence
+    if known is not None:
+        notice = f" The words: “{known.notice}”." if known.notice else ""
+        return f"- `{source.name}` is under the [{known.title}]({known.url}). {known.says}{notice}"
+    if its is None or its.lower() == NOT_CHOSEN:
+        what = "comes without any statement of a licence"
+    else:
+        named = "a licence of its own" if its.lower() == UNNAMED else f"`{its}`"
+        what = f"is under {named}, whose terms are not known here"
+    what_for = "it may be given on with this student" if source.role == TOKENIZER else "this student may be published"
+    return f"- `{source.name}` {what}: that {what_for} as it is, its publisher states."
+
+
+def _along(sources: Sequence[Source], text: str) -> str:
+    """Where the texts are that their licences ask for, and what was changed, as some want to hear."""
+    wanted = going_along([source.licence for source in sources])
+    here = [f"the {terms.title}" for terms in wanted if holds(text, terms)]
+    elsewhere = [f"the {terms.title}" for terms in wanted if not holds(text, terms)]
+    said = [f"[LICENSE](LICENSE) holds the text of {' and of '.join(here)}."] if here else []
+    said += [f"The text of {' and of '.join(elsewhere)} is behind its link above."] if elsewhere else []
+    if any(source.role != TOKENIZER for source in sources):
+        said.append("Training made other weights than theirs, as the section Training tells.")
+    if any(source.role == TOKENIZER for source in sources):
+        said.append("The tokenizer's file goes along unchanged.")
+    return " ".join(said)
 
 
 def _flat(sources: Sequence[Source], depth: int = 0) -> list[tuple[Source, int]]:
@@ -181,10 +226,11 @@ def _flat(sources: Sequence[Source], depth: int = 0) -> list[tuple[Source, int]]
 def _row(source: Source, depth: int) -> list[str]:
     inward = "↳ " * depth
     own = "trained with this toolkit" if source.is_own else "not stated"
+    unseen = "of no known release" if source.role == TOKENIZER else "not found any more"
     return [
         f"{inward}{source.role}",
         f"`{source.name}`",
-        source.weights or "not found any more",
+        source.weights or unseen,
         source.licence or own,
         f"`{source.sha256}`" if source.sha256 else "not recorded",
     ]
@@ -193,12 +239,25 @@ def _row(source: Source, depth: int) -> list[str]:
 def _stands_on(facts: Facts) -> str:
     found = facts.stands_on
     if found is None:
-        return "It stands on no page that comes with distill."
+        return "distill comes with no recipe of its name."
     by = f", which the study `{found.study}` promoted" if found.study else ""
     if not found.changed:
         return f"It is the page `{found.page}`{by}, unchanged."
     changes = "; ".join(f"`{change}`" for change in found.changed)
     return f"It stands on the page `{found.page}`{by}, with these settings changed: {changes}."
+
+
+def _of_the_run(summary: Mapping[str, Any]) -> str:
+    where = summary["environment"]
+    machine = f"{where['hardware']}, torch {where['torch']}, distill {where['distill']}"
+    return f"- Run: {_took(summary['seconds'])} on {machine}."
+
+
+def _took(seconds: float) -> str:
+    for unit, of in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * of:
+            return f"{seconds / of:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,5 @@
-"""Who a student learnt from: its teachers, what its towers start as, and, where those were trained here, theirs."""
+"""Who a student learnt from: its teachers, what its towers start as, where those were trained here theirs, and the file
+that cuts its texts into tokens."""
 
 import json
 import re
@@ -9,7 +10,7 @@ from typing import Any
 
 from timm.models import get_pretrained_cfg
 
-from distill.compose import RANDOM, load_pretrained
+from distill.compose import RANDOM, load_pretrained, release_of
 from distill.config import Recipe, by_teacher, recipe_from_file
 from distill.encoders.weights import sha256_of_weights
 from distill.train.checkpoint import find
@@ -17,17 +18,19 @@ from distill.train.checkpoint import find
 HUB = "hf-hub:"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 ROLES = {"frozen": "frozen teacher", "partial": "teacher, parts of which learnt too"}
+TOKENIZER = "tokenizer"
+"""The one source that goes into published folders as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One encoder that a student learnt from or started as."""
+    """One encoder that a student learnt from or started as, or its tokenizer."""
 
     role: str
     name: str
-    """FAMILY:NAME, or the name of a run; paths are cut to their last part."""
+    """FAMILY:NAME, or the name of a run or of the tokenizer's file; paths are cut to their last part."""
     weights: str | None = None
-    """A file's name, a tag, a name on the hub, or `random`."""
+    """A file's name, a tag, a name on the hub, or `random`; of a tokenizer, the model that it was released with."""
     sha256: str | None = None
     licence: str | None = None
     """As stated for the weights; None where nobody states one."""
@@ -36,14 +39,23 @@ class Source:
     behind: tuple["Source", ...] = ()
     hub: str | None = None
     """OWNER/NAME, where the weights are those of the hub."""
+    problem: str | None = None
+    """Why it could not be looked at, where neither it nor its run says anything; for the publisher, not for cards."""
 
 
 def sources_of(checkpoint: Path) -> tuple[Source, ...]:
     """Everything that the student of a checkpoint folder learnt from, itself; a momentum teacher is no one else.
 
     What a finished run recorded of its teachers counts. Where it recorded nothing, as of a cached one, the teacher is
-    loaded once more to ask it.
+    loaded once more to ask it. Last comes the SentencePiece model of a TIPS text tower.
     """
+    text = recipe_from_file(checkpoint / "recipe.yaml").student.text
+    words = [tokenizer_of(Path(text.tokenizer))] if text.kind == "tips" and text.tokenizer is not None else []
+    return (*encoders_of(checkpoint), *words)
+
+
+def encoders_of(checkpoint: Path) -> tuple[Source, ...]:
+    """Its teachers and what its towers started as."""
     recipe = recipe_from_file(checkpoint / "recipe.yaml")
     recorded = {each["member"]: each for each in run_summary(checkpoint).get("teachers", [])}
     starts = _starts(recipe)
@@ -72,8 +84,18 @@ def leaves(sources: tuple[Source, ...]) -> Iterator[Source]:
 
 
 def licences_of(sources: tuple[Source, ...]) -> dict[str, str | None]:
-    """Name to licence of all that others made."""
-    return {source.name: source.licence for source in leaves(sources)}
+    """Name to licence of all that others made; of a tokenizer where it is stated: it may have been made here."""
+    return {each.name: each.licence for each in leaves(sources) if each.licence is not None or each.role != TOKENIZER}
+
+
+def lost(sources: tuple[Source, ...]) -> dict[str, str]:
+    """Name to reason of those that could not be looked at."""
+    return {source.name: source.problem for source in leaves(sources) if source.problem is not None}
+
+
+def given_along(sources: tuple[Source, ...]) -> list[Source]:
+    """What goes into published folders as it is."""
+    return [source for source in sources if source.role == TOKENIZER]
 
 
 def _teacher(recipe: Recipe, member: str, recorded: dict[str, Any] | None, *, starts: list[str]) -> Source:
@@ -84,7 +106,7 @@ def _teacher(recipe: Recipe, member: str, recorded: dict[str, Any] | None, *, st
     role = f"{member}: {role}" if member else role
     model = settings.model or f"distill:{settings.checkpoint}"
     if model.startswith("distill:"):
-        return own_run(Path(model.removeprefix("distill:")), role=role)
+        return own_run(Path(model.removeprefix("distill:")), role=role, recorded=recorded)
     recorded = recorded or _asked(model, settings.weights)
     hub = hub_name(model, recorded["source"])
     return Source(
@@ -94,24 +116,29 @@ def _teacher(recipe: Recipe, member: str, recorded: dict[str, Any] | None, *, st
         sha256=recorded.get("weights_sha256"),
         licence=recorded["licence"],
         hub=hub,
+        problem=recorded.get("problem"),
     )
 
 
 def _asked(model: str, weights: str | None) -> dict[str, Any]:
-    """What a run would have recorded; no licence when the teacher cannot be loaded any more."""
+    """What a run would have recorded; no licence, and the reason, when the teacher cannot be loaded any more."""
     try:
         found = load_pretrained(model, weights)
-    except (ValueError, OSError):
-        return {"source": weights or model.partition(":")[2], "licence": None}
+    except (ValueError, OSError) as problem:
+        return {"source": weights or model.partition(":")[2], "licence": None, "problem": str(problem)}
     return {"source": found.source, "licence": found.licence, "weights_sha256": sha256_of_weights(found.files)}
 
 
-def own_run(path: Path, *, role: str) -> Source:
-    """A run or checkpoint folder of ours; without licence and without what is behind it when it is gone."""
+def own_run(path: Path, *, role: str, recorded: dict[str, Any] | None = None) -> Source:
+    """A run or checkpoint folder of ours; without licence and without what is behind it when it is gone.
+
+    `recorded` is what a run that it taught wrote of it.
+    """
     try:
         found = find(path)
-    except ValueError:
-        return Source(role=role, name=f"distill:{path.resolve().name}")
+    except ValueError as problem:
+        sha256 = None if recorded is None else recorded["weights_sha256"]
+        return Source(role=role, name=f"distill:{path.resolve().name}", sha256=sha256, problem=str(problem))
     sums = json.loads((found.folder / "manifest.json").read_text())["sha256"]
     return Source(
         role=role,
@@ -119,7 +146,19 @@ def own_run(path: Path, *, role: str) -> Source:
         weights=f"step {found.step}",
         sha256=sums["student.safetensors"],
         is_own=True,
-        behind=sources_of(found.folder),
+        behind=encoders_of(found.folder),
+    )
+
+
+def tokenizer_of(path: Path) -> Source:
+    """The file of a text tower's words, with the model that it was released with, where that is known."""
+    found = release_of(path)
+    return Source(
+        role=TOKENIZER,
+        name=path.name,
+        weights=None if found is None else f"released with {found.name}",
+        sha256=sha256_of_weights([path]) if path.is_file() else None,
+        licence=None if found is None else found.licence,
     )
 
 

@@ -1,18 +1,19 @@
 """Writing the card and what goes with it into a published folder."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import ModelCard
 
 from distill import __version__
-from distill.publish.card import opening, sections
+from distill.config import load_recipe
+from distill.publish.card import opening, results, sections
+from distill.publish.card.choice import Choice, choose_for
 from distill.publish.card.facts import gather
-from distill.publish.card.licences import Choice, choose, wants_copy
+from distill.publish.card.licences import check_text
 from distill.publish.card.metadata import metadata
 from distill.publish.card.provenance import published_recipe
-from distill.publish.card.sources import licences_of, sources_of
+from distill.publish.card.sources import sources_of
 from distill.publish.proof.record import Proof
 from distill.publish.student import Subject
 from distill.train.checkpoint import find
@@ -22,17 +23,41 @@ CARD, RECIPE, PICTURE, LICENCE = "README.md", "recipe.yaml", "features.png", "LI
 FILES = (CARD, RECIPE, PICTURE, LICENCE)
 """Everything that is written here."""
 PNG = b"\x89PNG\r\n\x1a\n"
+CAPTION = "What it makes of pictures."
+"""Of a picture that was given; nobody knows more about it here."""
 
 
-def choose_licence(checkpoint: Path, *, licence: str | None = None) -> Choice:
+def choose_licence(checkpoint: Path, *, licence: str | None = None, licence_text: Path | None = None) -> Choice:
     """The licence that the card would state, before anything is written, with warnings for whoever publishes it.
 
-    Raises ValueError where the licences of what the student learnt from do not allow the one that is asked for, or are
-    not known and none is asked for.
+    `licence_text` is what goes along as LICENSE: nobody is warned of what it holds. Raises ValueError where the
+    licences of what the student learnt from do not allow the one that is asked for, or are not known and none is asked
+    for, for one that is almost, but not quite, one of the hub's, and for one that it does not know without its text.
     """
-    sources = licences_of(sources_of(find(checkpoint).folder))
-    found = choose(sources, asked=licence)
-    return replace(found, texts=tuple(wants_copy([found.name, *sources.values()])))
+    text = "" if licence_text is None else licence_text.read_text(encoding="utf-8")
+    found = choose_for(sources_of(find(checkpoint).folder), asked=licence, text=text)
+    check_text(found.name, has_text=bool(text))
+    return found
+
+
+def check_files(*, picture: Path | None, licence_text: Path | None, page: Path | None) -> None:
+    """Raises ValueError for a picture that is no PNG, a licence's text that is none, and a page that cannot be read."""
+    for option, path in (("--picture", picture), ("--licence-text", licence_text)):
+        if path is not None and not path.is_file():
+            raise ValueError(f"{option} {path}: no such file")
+    if picture is not None:
+        with picture.open("rb") as file:
+            if file.read(len(PNG)) != PNG:
+                raise ValueError(f"{picture} is no PNG")
+    if licence_text is not None:
+        try:
+            empty = not licence_text.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError as problem:
+            raise ValueError(f"--licence-text {licence_text} is no text in UTF-8") from problem
+        if empty:
+            raise ValueError(f"--licence-text {licence_text} is empty")
+    if page is not None:
+        load_recipe(str(page))
 
 
 def write_card(
@@ -43,6 +68,7 @@ def write_card(
     licence: str | None = None,
     licence_text: Path | None = None,
     picture: Path | None = None,
+    caption: str | None = None,
     page: Path | None = None,
     datasets: Sequence[str] = (),
 ) -> None:
@@ -50,15 +76,15 @@ def write_card(
 
     `licence` is what it is published under (None: what its sources ask for), `page` the recipe page that the run
     stands on where that does not come with distill, `datasets` names on the hub. A features.png
-    that the folder holds already is shown too. Raises ValueError as `choose_licence` does, and for a picture that is no
-    PNG or a page that cannot be read.
+    that the folder holds already is shown too, with its `caption`. Raises ValueError as `choose_licence` and
+    `check_files` do.
     """
+    check_files(picture=picture, licence_text=licence_text, page=page)
     facts = gather(subject, licence=licence, page=page)
+    text = "" if licence_text is None else licence_text.read_text(encoding="utf-8")
+    check_text(facts.licence.name, has_text=bool(text))
     if picture is not None:
-        content = picture.read_bytes()
-        if not content.startswith(PNG):
-            raise ValueError(f"{picture} is no PNG")
-        _write_bytes(folder / PICTURE, content)
+        _write_bytes(folder / PICTURE, picture.read_bytes())
     if licence_text is not None:
         _write_bytes(folder / LICENCE, licence_text.read_bytes())
     write_atomically(folder / RECIPE, published_recipe(facts.recipe))
@@ -66,15 +92,15 @@ def write_card(
         "": opening.opening(facts),
         "Load it": sections.loading(subject, proof, folder),
         "What it learnt from": sections.learnt_from(facts),
-        "Licence": sections.licence(facts),
-        "Measured": sections.evaluation(facts),
+        "Licence": sections.licence(facts, text),
+        "Measured": results.evaluation(facts),
         "The same weights in every format": sections.proven(proof),
         "Training": sections.training(facts),
         "Limits": opening.limits(facts),
         "Citation": sections.citation(__version__),
     }
     if (folder / PICTURE).is_file():
-        shown = "What its patch tokens look like: their principal components as colours."
+        shown = caption or CAPTION
         parts[""] += f"\n\n![{shown}]({PICTURE})\n\n*{shown}*"
     body = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in parts.items())
     front = metadata(facts, proof, datasets=datasets)

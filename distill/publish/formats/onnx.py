@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from distill.contracts import ImageEncoder, TextEncoder
 from distill.encoders.text_tips import TipsText
+from distill.extras import optional_module
 from distill.publish.student import INTERPOLATION, RESIZE_MODE, Subject
 
 IMAGE, TEXT, CONFIG, TOKENIZER = "image.onnx", "text.onnx", "config.json", "tokenizer.model"
@@ -37,13 +38,8 @@ class ImageGraph(nn.Module):
 
 def refusal(subject: Subject) -> str | None:
     """None: every tower can be traced. ValueError naming the extra where a package is missing."""
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript
-    except ImportError as missing:
-        raise ValueError(f"the onnx format needs the package {missing.name} (extra: onnx)") from missing
-    assert onnx and onnxruntime and onnxscript
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        optional_module(package, needed_by="the onnx format")
     return None
 
 

@@ -7,8 +7,6 @@ builds as transformers' wrapper of timm.
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.encoders.text_tips import EPSILON, TipsText
+from distill.extras import optional_module, quiet
 from distill.publish.formats import convnext, timm
 from distill.publish.formats.plain import PlainViT, gated_ratio, in_transformers, plain, ratio, why_not_plain
 from distill.publish.student import DTYPES, Dtype, Subject, stored
@@ -26,6 +25,7 @@ CONTEXT_LENGTH = 64
 PROBES = ("a red circle", "two small dogs, and a cat!", "7 × Äpfel")
 """Texts by which tokenizers are told apart."""
 WRAPPER = "timm_wrapper"
+SHARD_SIZE = "5GB"
 BILINEAR = 2
 """Pillow's number."""
 
@@ -40,11 +40,7 @@ def refusal(subject: Subject) -> str | None:
 
 def library() -> Any:
     """ValueError naming the extra where the package is missing."""
-    try:
-        import transformers
-    except ImportError as missing:
-        raise ValueError("the transformers format needs the package transformers (extra: hf)") from missing
-    return transformers
+    return optional_module("transformers", needed_by="the transformers format")
 
 
 def why_not_tips(subject: Subject) -> str | None:
@@ -78,8 +74,13 @@ def kind_of(subject: Subject) -> str:
     return "dinov2_with_registers" if found.num_registers else "dinov2"
 
 
-def write(subject: Subject, folder: Path, *, dtype: Dtype, max_shard_size: str) -> None:
-    """config.json, weights (in shards where they are larger than `max_shard_size`), and the processor."""
+def has_shards(subject: Subject) -> bool:
+    """Whether large weights are cut into several files; of its wrapper of timm there is one."""
+    return kind_of(subject) != WRAPPER
+
+
+def write(subject: Subject, folder: Path, *, dtype: Dtype, max_shard_size: str | None) -> None:
+    """config.json, weights (in shards where they are larger than `max_shard_size`, 5 GB by default), the processor."""
     kind = kind_of(subject)
     if kind == WRAPPER:
         timm.write(subject, folder, dtype=dtype)
@@ -90,26 +91,11 @@ def write(subject: Subject, folder: Path, *, dtype: Dtype, max_shard_size: str) 
     tensors = {name: stored(value, dtype) for name, value in _tensors(subject, kind).items()}
     _fill(model, tensors)
     model.config.dtype = DTYPES[dtype]
-    with quiet():
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
+    with quiet(library()):
+        model.save_pretrained(folder, max_shard_size=max_shard_size or SHARD_SIZE)
         for file in folder.glob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes them private
         _write_processor(subject, folder, kind)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and reports."""
-    logging = library().utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _settings(subject: Subject, kind: str) -> dict[str, Any]:
@@ -230,7 +216,7 @@ def _why_not_tokenizer(text: TipsText) -> str | None:
     """What transformers makes of the SentencePiece model has to cut words as it does."""
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet(library()):
         shutil.copyfile(text.tokenizer, Path(folder) / TOKENIZER)
         try:
             tokenizer = _tokenizer(Path(folder), text.context_length)

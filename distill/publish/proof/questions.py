@@ -51,9 +51,7 @@ def ask(subject: Subject, photos: Path | None) -> Questions:
     """
     side, patch = subject.image_size, subject.image.patch_size
     if photos is not None:
-        files = sorted(file for file in photos.rglob("*") if file.suffix.lower() in SUFFIXES)
-        if not files:
-            raise ValueError(f"--photos {photos} holds no pictures ({', '.join(SUFFIXES)})")
+        files = photo_files(photos)
         chosen = [files[number] for number in spread(len(files), NUM_PICTURES)]
         pixels, about = torch.stack([read_square(file, side) for file in chosen]), f"photos of the folder {photos.name}"
         large = torch.stack([read_square(file, 3 * side) for file in chosen[:2]])
@@ -65,6 +63,14 @@ def ask(subject: Subject, photos: Path | None) -> Questions:
     wide = interpolate(pixels[:2], (side + patch, side + 2 * patch), mode="bilinear")
     photos = large[:, :, : 2 * side + 1]
     return Questions(pictures=_stored(pixels), wide=_stored(wide), photos=_stored(photos), about=about)
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """Pictures anywhere below a folder, by name. Raises ValueError where there are none."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"--photos {folder} holds no pictures ({', '.join(SUFFIXES)})")
+    return files
 
 
 def _scenes(subject: Subject, side: int, number: int) -> Float[Tensor, "B 3 S S"]:

@@ -49,6 +49,10 @@ class Proof:
     """What no difference exceeds, save `photo_pixels`."""
     texts_wanted: tuple[str, ...] = ()
     """Licences, of the student and of what it learnt from, whose text has to go along with the weights."""
+    source_licences: tuple[str, ...] = ()
+    """Those of what it learnt from, by name, where they are stated."""
+    photos_shown: str | None = None
+    """Whose photographs are on the picture in the card, in words; None for scenes, or where none was drawn."""
     pixel_tolerance: float
     """What `photo_pixels` does not exceed: libraries round to whole numbers in places of their own."""
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from distill.exit_codes import BUSY, DIVERGED, FAILED, FINISHED, INTERRUPTED
+from distill.extras import optional_module
 from distill.study.jobs import Job
 from distill.study.run.work import note_error
 
@@ -102,10 +103,7 @@ class SlurmRunner:
 
         Raises ValueError when submitit is not installed or Slurm is not there.
         """
-        try:
-            import submitit
-        except ImportError:
-            raise ValueError("running on Slurm needs submitit: pip install distill[slurm]") from None
+        submitit = optional_module("submitit", needed_by="running on Slurm")
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self.executor.update_parameters(**_parameters(settings, shared=submitit.AutoExecutor._valid_parameters()))

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from distill.eval.layouts.dataset import VARIABLE, DataSet, Role, data_root, find, layout_text
-from distill.eval.layouts.registry import DATA_SETS
+from distill.catalogue.data_sets import DATA_SETS
+from distill.catalogue.layout import VARIABLE, DataSet, Role, data_root, find, layout_text
 
 
 def show(names: Sequence[str], root: str | Path | None, *, console: Console) -> None:

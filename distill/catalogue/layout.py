@@ -1,10 +1,10 @@
 """What a known data set is, the folders it is unpacked to, and whether it is there. Nothing is ever downloaded."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 VARIABLE = "DISTILL_DATA"
 """The environment variable that names the folder with all data sets."""
@@ -38,8 +38,6 @@ class DataSet:
     """Paths inside, `*` allowed, that each split needs; of several in one tuple, one is enough."""
     splits: Mapping[Role, str]
     """The data set's own names of the splits."""
-    read: Callable[[Path, str], Any]
-    """From the folder and the split's own name to the list of its files and labels."""
 
 
 def data_root(root: str | Path | None) -> Path:

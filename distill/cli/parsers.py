@@ -1,0 +1,37 @@
+"""What the parsers of all commands share."""
+
+import argparse
+from collections.abc import Callable
+
+Commands = argparse._SubParsersAction
+"""What `add_subparsers` returns: the commands of `distill`, or the actions of one of them."""
+
+SETTINGS = "settings that replace the recipe's, such as optim.lr=1e-3; values are YAML"
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    summary: str,
+    text: str = "",
+    *,
+    run: Callable[[argparse.Namespace], int] | None = None,
+) -> argparse.ArgumentParser:
+    """The parser of one command or action; `text` ends its help, and `run` carries it out and returns the exit code."""
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=text, formatter_class=Plain
+    )
+    if run is not None:
+        parser.set_defaults(command=run)
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return int(text)
+
+
+class Plain(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of examples."""
