@@ -240,8 +240,8 @@ def test_every_task_study_and_module_has_its_place_in_the_pages(site: Path) -> N
     assert [name for name in catalogue("study") if f"| `{name}` |" not in studies] == []
     reference = "".join(page.read_text(encoding="utf-8") for page in (site / "reference").glob("*.html"))
     packages = [file.parent.relative_to(REPOSITORY) for file in REPOSITORY.glob("distill/*/__init__.py")]
-    names = {".".join(each.parts) for each in packages} - {"distill.cli"}  # whose help is a page of its own
-    assert len(names) > 10 and sorted(name for name in names if f'id="{name}' not in reference) == []
+    modules = {".".join(each.parts) for each in packages} - {"distill.cli"}  # whose help is a page of its own
+    assert len(modules) > 10 and sorted(name for name in modules if f'id="{name}' not in reference) == []
 
 
 SAID_ELSEWHERE = ("distill: command not found", "Killed")
