@@ -6,11 +6,9 @@ from pathlib import Path
 from distill.compose import load_learnt_teacher
 from distill.encoders.dual import DualEncoder
 from distill.eval.command import load_encoder
-from distill.eval.pictures.datasets import spread
-from distill.publish.proof.questions import photo_files
 from distill.publish.student import Subject
 from distill.show.models import Model
-from distill.show.pictures import Picture, read_picture, scene_pictures
+from distill.show.pictures import read_pictures, scene_pictures
 from distill.show.sheet import Paper, draw
 from distill.show.views import VIEWS, Looking
 
@@ -35,10 +33,13 @@ class Drawn:
 def draw_features(subject: Subject, photos: Path | None, file: Path) -> Drawn:
     """Principal components of patch features, of pictures below the folder `photos` or of held-out scenes.
 
-    Raises ValueError for pictures that cannot be read.
+    Photos that cannot be shown are left out. Raises ValueError where none can.
     """
     size = max(subject.image_size, GRID * subject.image.patch_size)
-    pictures = _pictures(subject, photos, longest=4 * size)
+    if photos is None:
+        pictures = scene_pictures(subject.recipe.data.scenes, limit=NUM_PICTURES)
+    else:
+        pictures = read_pictures(photos, limit=NUM_PICTURES, shorter=2 * size).pictures
     models, missing = [Model(title="trained", encoder=subject.encoder, image_size=size)], None
     try:
         models.append(Model(title="before training", encoder=_start(subject), image_size=size))
@@ -62,11 +63,3 @@ def _start(subject: Subject) -> DualEncoder:
     if subject.side == "teacher" and subject.recipe.teacher.kind == "partial":
         return load_learnt_teacher(subject.recipe, {}).eval()
     return load_encoder(subject.checkpoint, "untrained")[0]
-
-
-def _pictures(subject: Subject, photos: Path | None, *, longest: int) -> list[Picture]:
-    if photos is None:
-        return scene_pictures(subject.recipe.data.scenes, limit=NUM_PICTURES)
-    files = photo_files(photos)
-    chosen = [files[number] for number in spread(len(files), NUM_PICTURES)]
-    return [read_picture(file, name=file.name, longest=longest) for file in chosen]

@@ -18,7 +18,7 @@ from distill.data.pictures import load_rgb, open_picture
 from distill.data.scenes import SceneWorld
 from distill.eval.features import resize_short_side
 from distill.eval.pictures.datasets import spread
-from distill.eval.pictures.files import SUFFIXES, to_pixels
+from distill.eval.pictures.files import SUFFIXES, pictures_below, to_pixels
 
 MAX_MEGAPIXELS = 40.0
 LONGEST = 2048
@@ -135,14 +135,7 @@ def files_of(place: Path) -> list[Path]:
         raise ValueError(f"images {place}: no such file or folder")
     if not place.is_dir():
         return [place]
-    # Hidden ones are thumbnails and what other systems remember beside a picture.
-    files = sorted(
-        file
-        for file in place.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(place).parts)
-        and file.is_file()
-    )
+    files = pictures_below(place)
     if not files:
         raise ValueError(f"{place} holds no pictures ({', '.join(SUFFIXES)}), nor does a folder below it")
     return files

@@ -43,6 +43,20 @@ def pictures(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """The pictures in the folder and in all below it, by name.
+
+    Hidden ones are left out: they are thumbnails, and what other systems remember beside a picture.
+    """
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    )
+
+
 def read_json(file: Path) -> Any:
     """What the file says. Raises ValueError when it cannot be read."""
     try:

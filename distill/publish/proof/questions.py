@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate, normalize
 
 from distill.data.scenes import SceneWorld
 from distill.eval.pictures.datasets import SceneCaptions, read_square, spread
-from distill.eval.pictures.files import SUFFIXES
+from distill.eval.pictures.files import SUFFIXES, pictures_below
 from distill.publish.student import Subject
 
 NUM_PICTURES = 8
@@ -66,8 +66,8 @@ def ask(subject: Subject, photos: Path | None) -> Questions:
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """Pictures anywhere below a folder, by name. Raises ValueError where there are none."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    """As `pictures_below`. Raises ValueError where there are none."""
+    files = pictures_below(folder)
     if not files:
         raise ValueError(f"--photos {folder} holds no pictures ({', '.join(SUFFIXES)})")
     return files
