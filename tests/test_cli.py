@@ -96,6 +96,10 @@ def test_a_command_that_is_none_shows_the_usage(arguments: list[str], capsys: py
         ["teachers"],
         ["eval", "list"],
         ["eval", "list", "nosuch"],
+        ["eval", "nowhere", "knn"],
+        ["show", "pca", "nowhere", "--to", "sheet.png"],
+        ["demo", "nowhere"],
+        ["publish", "nowhere", "--to", "somewhere"],
     ],
     ids=" ".join,
 )

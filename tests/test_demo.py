@@ -285,7 +285,7 @@ def test_a_mistake_at_the_command_line_is_one_sentence_and_serves_nothing(
 
 def test_a_taken_port_is_said_before_models_are_loaded(capsys: pytest.CaptureFixture):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert cli.main(["demo", "nowhere", "--port", str(server.getsockname()[1])]) == 2
+        assert cli.main(["demo", "timm:nowhere", "--port", str(server.getsockname()[1])]) == 2
     assert "cannot be listened at" in capsys.readouterr().err
 
 
@@ -294,7 +294,7 @@ def test_a_gradio_that_the_page_was_not_made_for_is_named(
 ):
     pytest.importorskip("gradio")
     monkeypatch.setattr("distill.demo.serve.version", lambda _: "5.49.1")
-    assert cli.main(["demo", "nowhere"]) == 2
+    assert cli.main(["demo", "timm:nowhere"]) == 2
     assert "the demo needs gradio 6, and 5.49.1 is installed" in capsys.readouterr().err
 
 

@@ -184,14 +184,14 @@ def test_a_mistake_is_one_sentence_exit_code_2_and_no_file(kind: str, run: Path,
 
 @pytest.mark.parametrize("name", ["sheet.jpg", "sheet", "."])
 def test_a_sheet_of_another_kind_is_refused_before_anything_is_loaded(name: str, tmp_path: Path, capsys):
-    assert cli.main(["show", "pca", "nowhere", "--to", str(tmp_path / name)]) == 2
+    assert cli.main(["show", "pca", "timm:nowhere", "--to", str(tmp_path / name)]) == 2
     assert ".png or .pdf" in capsys.readouterr().err
 
 
 def test_a_sheet_below_a_file_is_refused_before_anything_is_loaded(tmp_path: Path, capsys):
     (tmp_path / "afile").write_text("something")
     for name in ("afile/x.png", "afile/deeper/x.png"):
-        assert cli.main(["show", "pca", "nowhere", "--to", str(tmp_path / name)]) == 2
+        assert cli.main(["show", "pca", "timm:nowhere", "--to", str(tmp_path / name)]) == 2
         told = capsys.readouterr().err
         assert f"{tmp_path / 'afile'} is a file" in told and told.count("\n") == 1
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from distill.cli.parsers import Commands, add_command, positive
+from distill.cli.parsers import Commands, add_command, check_encoders, positive
 
 HELP = """\
 examples:
@@ -36,6 +36,7 @@ def add(commands: Commands) -> None:
 
 
 def demo(options: argparse.Namespace) -> int:
+    check_encoders(options.words)
     from distill.demo.command import demo as carry_out
     from distill.demo.limits import Limits
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from distill.cli.parsers import Commands, add_command, positive
+from distill.cli.parsers import Commands, add_command, check_encoders, positive
 from distill.config import Evaluate
 
 TASKS: tuple[str, ...] = get_args(get_args(get_type_hints(Evaluate)["tasks"])[0])
@@ -59,6 +59,7 @@ def evaluate(options: argparse.Namespace) -> int:
     path = Path(options.path)
     bare = [word for word in options.words if "=" not in word]
     settings = [word for word in options.words if "=" in word]
+    check_encoders([options.path, *(bare if options.suite is not None else ())])
     if options.suite is not None:
         from distill.eval.suite.command import evaluate_suite
 
@@ -75,8 +76,6 @@ def evaluate(options: argparse.Namespace) -> int:
         from distill.eval.of_a_family import evaluate_family
 
         return evaluate_family(options.path, task, settings)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such run or checkpoint folder, and no FAMILY:NAME")
     from distill.eval.command import evaluate_checkpoint
 
     return evaluate_checkpoint(path, task, settings)

@@ -1,7 +1,8 @@
 """What the parsers of all commands share."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 Commands = argparse._SubParsersAction
 """What `add_subparsers` returns: the commands of `distill`, or the actions of one of them."""
@@ -31,6 +32,17 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return int(text)
+
+
+def check_encoders(words: Iterable[str]) -> None:
+    """Raises FileNotFoundError for a word that is no setting, no path and no FAMILY:NAME.
+
+    Asked before anything heavy, such as torch, is imported.
+    """
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not (equals and key.isidentifier()) and ":" not in word and not Path(word).exists():
+            raise FileNotFoundError(f"{word}: no such run or checkpoint folder, and no FAMILY:NAME")
 
 
 class Plain(argparse.RawDescriptionHelpFormatter):

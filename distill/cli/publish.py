@@ -49,6 +49,8 @@ def add(commands: Commands) -> None:
 
 
 def publish(options: argparse.Namespace) -> int:
+    if not options.run.exists():
+        raise FileNotFoundError(f"{options.run}: no such run, checkpoint or published folder")
     from distill.publish.command import run
 
     return run(options)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from distill.cli.parsers import Commands, add_command
+from distill.cli.parsers import Commands, add_command, check_encoders
 
 MAPS = ("pca", "segmentation", "heat", "similarity", "parts", "depth", "normals")
 """The names of `distill.show.views.VIEWS`, which is not imported for a usage message."""
@@ -41,6 +41,7 @@ def add(commands: Commands) -> None:
 
 
 def show(options: argparse.Namespace) -> int:
+    check_encoders(options.words)
     from distill.show.command import show as carry_out
 
     return carry_out(options.what, options.words, images=options.images, to=options.to)
