@@ -18,7 +18,7 @@ from tiny_teachers import PARTS, partial
 
 from distill.config import Data, Dataset, recipe_from_file
 from distill.encoders.weights import sha256_of_weights
-from distill.publish.card import FILES, choose_licence, write_card
+from distill.publish.card import FILES, check_files, choose_licence, write_card
 from distill.publish.card.choice import choose, choose_for
 from distill.publish.card.facts import gather
 from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, metadata, wants_copy
@@ -102,7 +102,9 @@ def nothing_compared() -> Proof:
 def card_of(run: Path, folder: Path, side: Side = "student", **wanted) -> tuple[dict, str]:
     """Metadata and text of a card without formats."""
     folder.mkdir(exist_ok=True)
-    write_card(folder, subject=load_subject(run, side=side), proof=nothing_compared(), **wanted)
+    subject, text = load_subject(run, side=side), wanted.pop("text", "")
+    facts = gather(subject, licence=wanted.pop("licence", None), text=text, page=wanted.pop("page", None))
+    write_card(folder, facts=facts, subject=subject, proof=nothing_compared(), text=text, **wanted)
     card = ModelCard.load(folder / "README.md")
     return card.data.to_dict(), card.text
 
@@ -128,7 +130,7 @@ def test_every_block_of_code_runs_as_it_stands(
     for name in planned.formats:
         (tmp_path / name).mkdir()
         write(name, subject, tmp_path / name, dtype="fp32")
-    write_card(tmp_path, subject=subject, proof=proof_of(tmp_path, planned.formats))
+    write_card(tmp_path, facts=gather(subject), subject=subject, proof=proof_of(tmp_path, planned.formats))
     moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}_moved"))  # no file knows where it lies
     assert not [file for file in moved.rglob("*.json") if str(tmp_path) in file.read_text()]
     text = (moved / "README.md").read_text()
@@ -174,7 +176,8 @@ def test_the_library_is_named_whose_files_lie_at_the_top(runs: dict[str, Path], 
         files=("config.json",), sha256=("0" * 64,), bytes=1, library="timm", version="1", differences={"cls": 0.0}
     )
     proof = replace(nothing_compared(), formats={"timm": found})
-    write_card(tmp_path, subject=load_subject(runs["captions"], side="student"), proof=proof)
+    subject = load_subject(runs["captions"], side="student")
+    write_card(tmp_path, facts=gather(subject), subject=subject, proof=proof)
     assert ModelCard.load(tmp_path / "README.md").data.library_name == "timm"
 
 
@@ -241,7 +244,8 @@ def test_the_limits_know_the_sizes_of_local_crops(runs: dict[str, Path]):
     data = facts.recipe.data
     for number, said in ((0, "32 × 32 pixels; other"), (2, "32 × 32 pixels, with local crops of 24; other")):
         views = replace(data.views, num_local=number, local_size=24)
-        assert said in limits(replace(facts, recipe=replace(facts.recipe, data=replace(data, views=views))))
+        changed = replace(facts, recipe=replace(facts.recipe, data=replace(data, views=views)))
+        assert said in limits(changed, with_text=True)
 
 
 def copied(run: Path, to: Path) -> Path:
@@ -421,7 +425,7 @@ def test_a_picture_is_shown_and_has_to_be_one(runs: dict[str, Path], tmp_path: P
     wrong = tmp_path / "wrong.png"
     wrong.write_text("no picture")
     with pytest.raises(ValueError, match="is no PNG"):
-        card_of(runs["captions"], tmp_path / "other", picture=wrong)
+        check_files(picture=wrong, licence_text=None, page=None)
     (tmp_path / "third").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "third" / "features.png")
     assert "(features.png)" in card_of(runs["captions"], tmp_path / "third")[1]
@@ -448,7 +452,7 @@ def test_a_licence_of_ones_own_stands_in_the_card_with_its_text(runs: dict[str, 
         choose_licence(runs["taught"], licence="Lab-Terms")
     text = tmp_path / "terms.txt"
     text.write_text("You may.\n\nApache License\n  Version 2.0, January 2004\n")
-    data, card = card_of(runs["taught"], tmp_path / "out", licence="Lab-Terms", licence_text=text)
+    data, card = card_of(runs["taught"], tmp_path / "out", licence="Lab-Terms", text=text.read_text())
     chosen = choose_licence(runs["taught"], licence="Lab-Terms", licence_text=text)
     assert not chosen.warnings and chosen.sources == ("apache-2.0",)
     named = {"license": "other", "license_name": "lab-terms", "license_link": "LICENSE"}
@@ -461,9 +465,7 @@ def test_a_licence_of_ones_own_stands_in_the_card_with_its_text(runs: dict[str, 
 
 
 def test_a_licences_text_goes_along(runs: dict[str, Path], tmp_path: Path):
-    text = tmp_path / "words.txt"
-    text.write_text("You may.")
-    card_of(runs["captions"], tmp_path / "out", licence="mit", licence_text=text)
+    card_of(runs["captions"], tmp_path / "out", licence="mit", text="You may.")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert (tmp_path / "out" / "LICENSE").read_text() == "You may." and written <= {*FILES}
 
@@ -473,7 +475,8 @@ def test_proof_is_a_table_and_refusals_have_reasons(runs: dict[str, Path], tmp_p
     (tmp_path / "timm" / "config.json").write_text(json.dumps({"architecture": "test_vit", "model_args": {}}))
     save_file({}, tmp_path / "timm" / "model.safetensors")
     proof = replace(proof_of(tmp_path, {"timm": False}), dtype="fp16", rounding={"cls": 1.5e-3, "cls2": 2e-3})
-    write_card(tmp_path, subject=load_subject(runs["captions"], side="student"), proof=proof)
+    subject = load_subject(runs["captions"], side="student")
+    write_card(tmp_path, facts=gather(subject), subject=subject, proof=proof)
     said = section((tmp_path / "README.md").read_text(), "The same weights in every format")
     assert "| patches | 2.0e-06 |" in said and "8 held-out scenes" in said and "may differ by more than 1e-05" in said
     assert "to fp16 by itself changes what the model says by CLS 1 1.5e-03, CLS 2 2.0e-03" in said

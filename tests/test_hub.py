@@ -457,6 +457,8 @@ def test_a_place_on_this_machine_becomes_the_repository(hub: Hub, tmp_path: Path
         (("--upload",), "--upload is heard with --push only"),
         (("--to", "new", "--public"), "--public is heard with --push only"),
         (("--push", REPO, "--licence", "mit"), "--licence is heard with --to only"),
+        (("--push", REPO, "--dtype", "fp32"), "--dtype is heard with --to only"),
+        (("--push", REPO, "--side", "teacher"), "--side is heard with --to only"),
         (("--push", REPO, "--licence-text", "words"), "--licence-text is heard with --to only"),
     ],
 )

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +20,7 @@ from tiny_teachers import PARTS, partial
 
 from distill.cli import main
 from distill.eval.command import load_encoder
-from distill.publish import command, picture
+from distill.publish import command, picture, place
 from distill.publish.formats import timm
 from distill.publish.hub import prepare
 from distill.publish.place import whole
@@ -140,7 +141,16 @@ def test_an_earlier_checkpoint_is_published_where_it_is_named(tmp_path, capsys):
     assert message.endswith(f"norm.bias holds NaN or infinity; publish an earlier checkpoint, such as {first}")
     assert main(["publish", str(first), "--to", str(tmp_path / "published"), "--formats", "timm", "--no-picture"]) == 0
     assert "these are the weights of step 1 of 2, and the card says so" in capsys.readouterr().out
-    assert "for 1 steps, of 2 that the whole training has" in (tmp_path / "published" / "README.md").read_text()
+    card = (tmp_path / "published" / "README.md").read_text()
+    assert "for 1 step, of 2 that the whole training has" in card and "seconds for all its 2 steps on " in card
+
+
+def test_a_teacher_that_learnt_nothing_is_not_published(run, tmp_path, capsys):
+    fewer = ("optim.steps=1", "optim.warmup=0", "evaluate.tasks=[]")
+    taught = trained(tmp_path / "taught", *fewer, "teacher.kind=frozen", f"teacher.checkpoint={run}")
+    capsys.readouterr()
+    assert main(["publish", str(taught), "--to", str(tmp_path / "out"), "--side", "teacher"]) == 2
+    assert f"--side teacher: the teacher of {taught} is frozen and learnt nothing" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_into_fp16_is_said(run, tmp_path, capsys):
@@ -150,6 +160,51 @@ def test_what_does_not_fit_into_fp16_is_said(run, tmp_path, capsys):
     assert "in fp16: image.model.norm.bias holds NaN or infinity; choose --dtype bf16 or fp32" in (
         capsys.readouterr().err
     )
+
+
+def test_results_that_cannot_be_read_are_named_before_the_work_and_earlier_ones_after(
+    run, tmp_path, capsys, monkeypatch
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "eval" / "scenes").mkdir(parents=True)
+    (copy / "eval" / "notes.json").write_text('{"of": "mine"}')
+    (copy / "eval" / "list.json").write_text("[]")
+    (copy / "eval" / "scenes" / "eval.json").write_text('{"format": 0, "encoders": []}')
+    words = ["publish", str(copy), "--to", str(tmp_path / "out"), "--formats", "timm", "--no-picture"]
+    assert main(words) == 0
+    assert "\neval/scenes/eval.json is of an earlier version of distill and not in the card" in capsys.readouterr().out
+    (copy / "eval" / "broken.json").write_text('{"format": ')
+    monkeypatch.setattr(command, "whole", lambda target: pytest.fail("work was begun"))
+    assert main([*words[:3], str(tmp_path / "other"), *words[4:]]) == 2
+    assert "broken.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_card_speaks_of_the_text_tower_where_some_format_holds_it(run, tmp_path):
+    words = ["publish", str(run), "--no-picture", "--to"]
+    assert main([*words, str(tmp_path / "image"), "--formats", "timm"]) == 0
+    card = (tmp_path / "image" / "README.md").read_text()
+    assert "pipeline_tag: image-feature-extraction" in card and "done is an image encoder." in card
+    assert " texts. Below" not in card and "- It has no text tower" in card
+    assert "The text tower that it was trained beside is not here." in card
+    assert main([*words, str(tmp_path / "both"), "--formats", "timm,open_clip"]) == 0
+    card = (tmp_path / "both" / "README.md").read_text()
+    assert "pipeline_tag: zero-shot-image-classification" in card and "done is a pair of encoders" in card
+    assert ", and 5 texts. Below" in card and "no text tower" not in card and "is not here" not in card
+
+
+def test_photos_are_named_by_their_folder_and_a_broken_one_by_its_file(run, tmp_path, capsys, monkeypatch):
+    photos = tmp_path / "shots"
+    photos.mkdir()
+    Image.linear_gradient("L").save(photos / "a.png")
+    monkeypatch.chdir(photos)
+    words = ["publish", str(run), "--formats", "timm", "--photos", ".", "--to"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "photos of the folder shots of 32" in said and "features.png shows photos of the folder shots:" in said
+    (photos / "b.png").write_text("no picture")
+    assert main([*words, str(tmp_path / "other")]) == 2
+    assert "--photos: b.png cannot be read as a picture; remove or repair it\n" in capsys.readouterr().err
 
 
 def test_the_row_before_training_is_what_was_published_before_its_first_step(run, tmp_path, monkeypatch):
@@ -217,11 +272,48 @@ def test_what_a_killed_publication_left_goes_with_the_next(tmp_path):
     dead, other = tmp_path / f".out.{'0' * 12}.unfinished", tmp_path / f".outer.{'0' * 12}.unfinished"
     for folder in (dead, other):
         (folder / "timm").mkdir(parents=True)
-    with whole(tmp_path / "out") as first:
+    with whole(tmp_path / "out"):
         assert not dead.exists() and other.exists()
-        with whole(tmp_path / "out") as second:  # somebody else at the same time: neither takes the other's
-            assert first.exists() and second.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "out"]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_of_two_publications_of_one_place_the_later_is_told(tmp_path, full):
+    with pytest.raises(ValueError, match=r"out was made meanwhile by somebody else; nothing was published$"):
+        with whole(tmp_path / "out") as first:
+            with whole(tmp_path / "out") as second:  # neither takes the other's for one that was killed
+                assert first.exists() and second.exists()
+                if full:
+                    (second / "timm").mkdir()
+            (first / "onnx").mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == (["out", "timm"] if full else ["out"])
+
+
+def test_a_folder_that_is_just_begun_is_not_swept(tmp_path, monkeypatch):
+    """Between its making and its lock another publication of the same place may look."""
+    honest = place._held
+
+    def looked_at_before(folder):
+        if folder.suffix == ".begun":
+            place._sweep(tmp_path / "out")
+        return honest(folder)
+
+    monkeypatch.setattr(place, "_held", looked_at_before)
+    with whole(tmp_path / "out") as folder:
+        place._sweep(tmp_path / "out")
+        assert folder.exists()
+
+
+def test_who_ignores_a_closed_terminal_goes_on(monkeypatch):
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with place.interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_card_shows_what_the_student_sees(run, tmp_path, capsys, shared_data):

@@ -28,8 +28,8 @@ def add(commands: Commands) -> None:
     written = parser.add_argument_group("writing a folder")
     written.add_argument("--to", type=Path, metavar="FOLDER", help="must not be there yet")
     written.add_argument("--formats", metavar="NAME,NAME", help="(default: all that this student can have)")
-    written.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of weights; onnx is fp32")
-    written.add_argument("--side", choices=("student", "teacher"), default="student", help="whose weights")
+    written.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="of weights (default: fp32); onnx is fp32")
+    written.add_argument("--side", choices=("student", "teacher"), help="whose weights (default: student)")
     written.add_argument("--photos", type=Path, metavar="FOLDER", help="to compare on (default: held-out scenes)")
     size = "of models of transformers: larger weights are cut into files of it (default: 5GB)"
     written.add_argument("--max-shard-size", metavar="SIZE", help=size)

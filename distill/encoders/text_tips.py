@@ -5,6 +5,7 @@ Legend: B texts, L tokens, D width, h heads.
 
 import functools
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -130,6 +131,9 @@ def sinusoids(length: int, width: int) -> Float[Tensor, "L D"]:
 def _sentencepiece(path: str):
     """The SentencePiece model at `path`, loaded once; ValueError when it cannot be."""
     sentencepiece = optional_module("sentencepiece", needed_by="the TIPS text tower")
+    if not Path(path).is_file():
+        where = "" if Path(path).is_absolute() else f" in {Path.cwd()}, where the command was given"
+        raise ValueError(f"the tokenizer {path} does not exist{where}")
     try:
         return sentencepiece.SentencePieceProcessor(model_file=path)
     except (OSError, RuntimeError) as problem:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from distill.publish.card import PICTURE, check_files, choose_licence, write_card
+from distill.publish.card import PICTURE, Facts, check_files, gather, write_card
 from distill.publish.hub import check_name, push
 from distill.publish.picture import Drawn, draw_features
 from distill.publish.place import check_room, interruptible, whole
@@ -18,7 +18,6 @@ from distill.publish.proof.prove import PIXEL_TOLERANCE, TOLERANCE, Case, Found,
 from distill.publish.proof.questions import TEXTS, Questions, ask, expected
 from distill.publish.proof.record import Proof
 from distill.publish.student import Dtype, Side, Subject, load_subject, rounded
-from distill.train.checkpoint import find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,8 @@ class Wish:
 PIXELS = "photo_pixels"
 """The one quantity that no library agrees on to the last digit: how a photo is made smaller."""
 OF_WRITING = (
-    *("formats", "photos", "max_shard_size", "licence", "licence_text", "picture", "no_picture", "page", "data"),
+    *("formats", "dtype", "side", "photos", "max_shard_size"),
+    *("licence", "licence_text", "picture", "no_picture", "page", "data"),
 )
 OF_SENDING = ("upload", "public", "update")
 """Options that mean something with --to, and with --push."""
@@ -80,8 +80,8 @@ def write_folder(options: argparse.Namespace) -> None:
     formats = None if options.formats is None else tuple(options.formats.split(","))
     wish = Wish(
         formats=formats,
-        dtype=options.dtype,
-        side=options.side,
+        dtype=options.dtype or "fp32",
+        side=options.side or "student",
         photos=options.photos,
         max_shard_size=options.max_shard_size,
         licence=options.licence,
@@ -121,8 +121,9 @@ def publish(path: Path, target: Path, wish: Wish) -> Published:
         check_name(name, owned=False)
     check_files(picture=wish.picture, licence_text=wish.licence_text, page=wish.page)
     subject = load_subject(path, side=wish.side)
-    choice = choose_licence(path, licence=wish.licence, licence_text=wish.licence_text)
-    subject = replace(subject, licence=choice.name)
+    text = "" if wish.licence_text is None else wish.licence_text.read_text(encoding="utf-8")
+    facts = gather(subject, licence=wish.licence, text=text, page=wish.page)
+    subject = replace(subject, licence=facts.licence.name)
     planned = plan(subject, wish.formats, dtype=wish.dtype)
     check_shard_size(wish.max_shard_size, planned, subject)
     questions = ask(subject, wish.photos)
@@ -142,24 +143,23 @@ def publish(path: Path, target: Path, wish: Wish) -> Published:
             image_size=subject.image_size,
             num_texts=0 if subject.text is None else len(TEXTS),
             tolerance=TOLERANCE,
-            texts_wanted=choice.texts,
-            source_licences=choice.sources,
+            texts_wanted=facts.licence.texts,
+            source_licences=facts.licence.sources,
             photos_shown=None if drawn is None else drawn.photos,
             pixel_tolerance=PIXEL_TOLERANCE,
         )
         record.write(proof, unfinished)
         write_card(
             unfinished,
+            facts=facts,
             subject=subject,
             proof=proof,
-            licence=wish.licence,
-            licence_text=wish.licence_text,
+            text=text,
             picture=wish.picture,
             caption=None if drawn is None else drawn.caption,
-            page=wish.page,
             datasets=wish.datasets,
         )
-    return Published(proof=proof, notes=(*choice.warnings, *_of_the_step(subject), *_of_the_picture(drawn)))
+    return Published(proof=proof, notes=(*facts.licence.warnings, *_of_the_step(facts), *_of_the_picture(drawn)))
 
 
 def table_of(proof: Proof, target: Path) -> Table:
@@ -191,10 +191,12 @@ def _notes(proof: Proof, target: Path) -> Iterator[str]:
         yield f"open_clip has to be told where this image tower's sizes are: load it as {target}/README.md does"
 
 
-def _of_the_step(subject: Subject) -> Iterator[str]:
-    step, steps = find(subject.checkpoint).step, subject.recipe.optim.steps
-    if step < steps:
-        yield f"these are the weights of step {step} of {steps}, and the card says so"
+def _of_the_step(facts: Facts) -> Iterator[str]:
+    steps = facts.recipe.optim.steps
+    if facts.step < steps:
+        yield f"these are the weights of step {facts.step} of {steps}, and the card says so"
+    for name in facts.passed_over:
+        yield f"{name} is of an earlier version of distill and not in the card: measure again to have it there"
 
 
 def _of_the_picture(drawn: Drawn | None) -> Iterator[str]:

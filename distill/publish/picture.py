@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.compose import load_learnt_teacher
+from distill.encoders.convnet import TimmConvNet
 from distill.encoders.dual import DualEncoder
 from distill.eval.command import load_encoder
+from distill.publish.proof.questions import photos_in_words
 from distill.publish.student import Subject
 from distill.show.models import Model
 from distill.show.pictures import read_pictures, scene_pictures
@@ -49,13 +51,12 @@ def draw_features(subject: Subject, photos: Path | None, file: Path) -> Drawn:
     looking = Looking(frame=PAPER.frame(file, pictures), image_size=size)
     draw(view.show(models, pictures, view.settings(), looking), file, PAPER)
     before = " Below are those that it had before its training." if missing is None else ""
+    seen = "the places of its last feature map" if isinstance(subject.image, TimmConvNet) else "its patch tokens"
     caption = (
-        "What its patch tokens look like: their first three principal components as lightness and colours, on pictures "
+        f"What {seen} look like: their first three principal components as lightness and colours, on pictures "
         f"of {size} pixels.{before}"
     )
-    return Drawn(
-        caption=caption, photos=None if photos is None else f"photos of the folder {photos.name}", missing=missing
-    )
+    return Drawn(caption=caption, photos=None if photos is None else photos_in_words(photos), missing=missing)
 
 
 def _start(subject: Subject) -> DualEncoder:

@@ -14,6 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 """What asks a process to end, besides Ctrl-C: a scheduler, `kill`, a terminal that closes."""
 
@@ -22,22 +23,26 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)
 def whole(target: Path) -> Iterator[Path]:
     """A folder hidden beside `target` which becomes it when all is done, and goes on an error or an interruption.
 
-    What a publication of the same place left that was killed outright goes first. ValueError where the disk is full.
+    What a publication of the same place left that was killed outright goes first. ValueError where the disk is full,
+    and where somebody else has made `target` meanwhile.
     """
     missing = [parent for parent in target.parents if not parent.exists()]
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(6)}.unfinished")
+    begun = unfinished.with_suffix(".begun")  # which no sweep takes before it is locked
     try:
         _sweep(target)
-        unfinished.mkdir(parents=True)
-        with _held(unfinished):
+        begun.mkdir(parents=True)
+        with _held(begun):
+            os.rename(begun, unfinished)
             yield unfinished
-            os.rename(unfinished, target)
+            _put(unfinished, target)
     except (OSError, SafetensorError, RuntimeError) as problem:
         if _is_full(problem):
             raise ValueError(f"the disk of {target.parent} is full; nothing was published") from problem
         raise
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for left in (begun, unfinished):
+            shutil.rmtree(left, ignore_errors=True)
         for parent in missing:
             with suppress(OSError):  # it holds what was published
                 parent.rmdir()
@@ -45,8 +50,10 @@ def whole(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP are what Ctrl-C is, so that nothing half-written stays. In the main thread only."""
-    before = {each: signal.signal(each, signal.default_int_handler) for each in ENDING}
+    """SIGTERM and SIGHUP are what Ctrl-C is, so that nothing half-written stays, save where they are ignored, as under
+    nohup. In the main thread only."""
+    heard = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, signal.default_int_handler) for each in heard}
     try:
         yield
     finally:
@@ -62,6 +69,20 @@ def check_room(needed: int, place: Path) -> None:
             f"the disk of {place.parent} is too full: {free / 1e6:.0f} MB are free, and the weights alone need "
             f"{needed / 1e6:.0f} MB; nothing was published"
         )
+
+
+def _put(unfinished: Path, target: Path) -> None:
+    """The folder in its place. ValueError where something stands there."""
+    there = target.exists() or target.is_symlink()  # an empty folder would be replaced without a word
+    if not there:
+        try:
+            os.rename(unfinished, target)
+        except OSError as problem:
+            if problem.errno not in TAKEN:
+                raise
+            there = True
+    if there:
+        raise ValueError(f"{target} was made meanwhile by somebody else; nothing was published")
 
 
 def _sweep(target: Path) -> None:

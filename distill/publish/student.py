@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from distill.config import Recipe
+from distill.config import Recipe, recipe_from_file
 from distill.contracts import ImageEncoder, TextEncoder
 from distill.encoders.dual import DualEncoder
 from distill.encoders.low_rank import merge_adapters
@@ -70,6 +70,9 @@ def load_subject(path: Path, *, side: Side) -> Subject:
     A checkpoint folder that is named itself may be of any step: whoever names it means that one.
     """
     found = find(path)
+    kind = recipe_from_file(found.folder / "recipe.yaml").teacher.kind
+    if side == "teacher" and kind in ("frozen", "ensemble"):
+        raise ValueError(f"--side teacher: the teacher of {path} is {kind} and learnt nothing; it is published already")
     encoder, recipe = load_encoder(found.folder, side)
     if found.step < recipe.optim.steps and found.folder != path:
         raise ValueError(

@@ -14,7 +14,8 @@ from distill.encoders.text_tips import TipsText
 from distill.encoders.vit import TimmViT
 from distill.encoders.weights import sha256_of_weights
 from distill.publish.card.choice import Choice, choose_for
-from distill.publish.card.measured import Measured, measured
+from distill.publish.card.licences import check_text
+from distill.publish.card.measured import Measured, measured, passed_over
 from distill.publish.card.provenance import Provenance, provenance
 from distill.publish.card.sources import Source, run_summary, sources_of
 from distill.publish.formats import timm
@@ -57,6 +58,8 @@ class Facts:
     sources: tuple[Source, ...]
     licence: Choice
     results: list[Measured]
+    passed_over: tuple[str, ...]
+    """Files of results that an earlier version wrote, relative to the run's folder."""
     stands_on: Provenance | None
     summary: dict[str, Any]
     """What the run wrote when it ended."""
@@ -76,10 +79,16 @@ class Facts:
         return self.side == "teacher" and self.recipe.teacher.kind == "partial"
 
 
-def gather(subject: Subject, *, licence: str | None, page: Path | None) -> Facts:
-    """Raises ValueError as `find`, `choose_for` and `provenance` do."""
+def gather(subject: Subject, *, licence: str | None = None, text: str = "", page: Path | None = None) -> Facts:
+    """`licence` is what it is published under (None: what its sources ask for), `text` what goes along as LICENSE,
+    `page` the recipe page that the run stands on where that does not come with distill.
+
+    Raises ValueError as `find`, `choose_for`, `check_text`, `measured` and `provenance` do.
+    """
     found, recipe = find(subject.checkpoint), subject.recipe
     sources, run = sources_of(found.folder), found.folder.resolve().parent.parent
+    chosen = choose_for(sources, asked=licence, text=text)
+    check_text(chosen.name, has_text=bool(text))
     return Facts(
         title=recipe.name if OF_A_STUDY.fullmatch(run.name) else run.name,
         recipe=recipe,
@@ -88,8 +97,9 @@ def gather(subject: Subject, *, licence: str | None, page: Path | None) -> Facts
         towers=towers_of(subject),
         sums={name: sha256_of_weights([found.folder / name]) for name in _files(subject)},
         sources=sources,
-        licence=choose_for(sources, asked=licence),
+        licence=chosen,
         results=measured(found.folder, step=found.step, side=subject.side),
+        passed_over=passed_over(found.folder),
         stands_on=provenance(recipe, page),
         summary=run_summary(found.folder),
     )

@@ -3,7 +3,6 @@
 Two results are put side by side only where they are of the same pictures, measured in the same way by the same version.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from distill.config import Recipe, by_teacher, recipe_from_file
 from distill.eval import TASKS
 from distill.eval.command import FORMAT
 from distill.eval.naming import PLACE_OF, data_in_words
+from distill.eval.pictures.files import read_json
 from distill.eval.suite.measure import FORMAT as SUITE_FORMAT
 from distill.eval.suite.page import READ_BY
 from distill.publish.card.sources import run_summary
@@ -73,7 +73,7 @@ class _Kept:
 
 def measured(checkpoint: Path, *, step: int, side: str) -> list[Measured]:
     """Results of `distill eval` on this very step, alone and in whole suites, and of the training's last evaluation for
-    tasks that lack one; in the order of the tasks."""
+    tasks that lack one; in the order of the tasks. Raises ValueError, naming it, for a file that is no JSON."""
     recipe = recipe_from_file(checkpoint / "recipe.yaml")
     kept = [*_kept(checkpoint.parent.parent / "eval")]
     beside = [*_of_this_run(kept, recipe, step=step, side=side), *_of_teachers(recipe)]
@@ -108,14 +108,28 @@ def differing(results: Sequence[Measured]) -> list[dict[str, Any]]:
 def _kept(folder: Path) -> Iterator[_Kept]:
     """All results in a run's folder. A suite's quick look at a few pictures is none."""
     for path in sorted(folder.glob("*.json")):
-        page = json.loads(path.read_text())
-        if page["format"] == FORMAT:
+        page = read_json(path)
+        if _format_of(page) == FORMAT:
             yield _of_one_task(page)
     for path in sorted(folder.glob("*/eval.json")):
-        page = json.loads(path.read_text())
-        for encoder in page["encoders"] if page["format"] == SUITE_FORMAT else ():
+        page = read_json(path)
+        for encoder in page["encoders"] if _format_of(page) == SUITE_FORMAT else ():
             if encoder["limit"] is None and "run" in encoder["who"]:
                 yield from _of_a_suite(encoder, page["suite"])
+
+
+def passed_over(checkpoint: Path) -> tuple[str, ...]:
+    """Files of results of other formats than today's, relative to the run's folder. Raises ValueError as `measured`."""
+    run = checkpoint.parent.parent
+    found = [(path, FORMAT) for path in sorted((run / "eval").glob("*.json"))]
+    found += [(path, SUITE_FORMAT) for path in sorted((run / "eval").glob("*/eval.json"))]
+    kinds = [(path, _format_of(read_json(path)), today) for path, today in found]
+    return tuple(path.relative_to(run).as_posix() for path, kind, today in kinds if kind not in (None, today))
+
+
+def _format_of(page: Any) -> Any:
+    """None for a page that is nobody's result."""
+    return page.get("format") if isinstance(page, dict) else None
 
 
 def _of_one_task(page: dict[str, Any]) -> _Kept:

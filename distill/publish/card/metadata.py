@@ -19,8 +19,11 @@ PAPER = "2604.12012"
 LIBRARIES = ("transformers", "open_clip", "timm", "onnx")
 
 
-def metadata(facts: Facts, proof: Proof, *, datasets: Sequence[str]) -> ModelCardData:
-    """`datasets` are names on the hub. The library is one whose files lie where the hub looks for them, at the top."""
+def metadata(facts: Facts, proof: Proof, *, with_text: bool, datasets: Sequence[str]) -> ModelCardData:
+    """`with_text` where some format holds the text tower, `datasets` are names on the hub.
+
+    The library is one whose files lie where the hub looks for them, at the top.
+    """
     formats = [name for name in LIBRARIES if name in proof.formats]
     at_top = [name for name in formats if place_of(proof.formats[name]) == "."]
     bases = list(dict.fromkeys(source.hub for source in leaves(facts.sources) if source.hub is not None))
@@ -28,7 +31,7 @@ def metadata(facts: Facts, proof: Proof, *, datasets: Sequence[str]) -> ModelCar
     return ModelCardData(
         **licence_metadata(facts.licence.name),
         library_name=at_top[0] if at_top else "distill",
-        pipeline_tag="zero-shot-image-classification" if facts.with_text else "image-feature-extraction",
+        pipeline_tag="zero-shot-image-classification" if with_text else "image-feature-extraction",
         tags=["distill", how, "dense-features", f"arxiv:{PAPER}", *formats],
         base_model=bases or None,
         datasets=list(datasets) or None,

@@ -14,38 +14,39 @@ METHODS = {"masked": " (iBOT)", "all": " (iBOT++)"}
 """Of losses on prototypes, where patches are hidden."""
 
 
-def opening(facts: Facts) -> str:
-    """What it is, in one paragraph."""
+def opening(facts: Facts, *, with_text: bool) -> str:
+    """What it is, in one paragraph; `with_text` where what is published holds its text tower."""
     towers, recipe = facts.towers, facts.recipe
     millions = {name: f"{count / 1e6:.1f} M parameters" for name, count in towers.parameters.items()}
-    kinds = "a pair of encoders, for images and for texts" if facts.with_text else "an image encoder"
+    kinds = "a pair of encoders, for images and for texts" if with_text else "an image encoder"
     sizes = {"patch": "patches of {} pixels", "width": "width {}", "depth": "depth {}"}
     listed = [sizes[name].format(towers.sizes[name]) for name in sizes if name in towers.sizes]
-    of_text = ""
-    if facts.with_text:
+    of_text = " The text tower that it was trained beside is not here." if facts.with_text else ""
+    if with_text:
         of_text = f" The text tower ({towers.text}, {millions['text']}) reads up to {towers.context_length} tokens."
     gives = "one token for the whole picture and one for every place of its last feature map"
     if not towers.is_convnet:
         gives = f"{_cls_tokens(facts)} and one token for every patch"
     unfinished = f", of {recipe.optim.steps:,} that the whole training has," if facts.step < recipe.optim.steps else ""
     hidden = f"{100 * recipe.masking.ratio:.0f} % of the patches hidden" if recipe.masking.ratio else "nothing hidden"
+    plural = "" if facts.step == 1 else "s"
     family, _, name = towers.model.rpartition(":")
     return (
         f"{facts.title} is {kinds}. The image tower is {f'`{name}` of {family}' if family else f'a `{name}`'} with "
         f"{', '.join(listed)} ({millions['image']}), trained at {recipe.data.image_size} × {recipe.data.image_size} "
-        f"pixels; it gives {gives}.{of_text} {_how(facts)} for {facts.step:,} steps{unfinished} of "
+        f"pixels; it gives {gives}.{of_text} {_how(facts)} for {facts.step:,} step{plural}{unfinished} of "
         f"{recipe.data.batch_size} pictures with {hidden}; {_heard(facts)}.{_side(facts)}"
     )
 
 
-def limits(facts: Facts) -> str:
+def limits(facts: Facts, *, with_text: bool) -> str:
     recipe, points = facts.recipe, []
     if recipe.data.source == "scenes":
         points.append("It was trained on procedurally drawn scenes only: expect little of it on photographs.")
     side, views = recipe.data.image_size, recipe.data.views
     crops = f", with local crops of {views.local_size}" if views.num_local else ""
     points.append(f"It was trained at {side} × {side} pixels{crops}; other sizes were no part of that.")
-    if not facts.with_text:
+    if not with_text:
         points.append("It has no text tower: pictures cannot be compared with words.")
     if facts.is_distilled:
         origin = "the model that it started as" if facts.is_taught_teacher else "its teacher"

@@ -25,16 +25,15 @@ BESIDE = {
 def evaluation(facts: Facts) -> str:
     if not facts.results:
         return "Not measured."
-    who = _columns(facts.results)
     benchmarks = [each for each in facts.results if each.task in HUB_TASKS]
     inner = [each for each in facts.results if each.task not in HUB_TASKS]
-    parts = [_table(benchmarks, who)] if benchmarks else []
-    parts.append(_legend(facts.results, who))
+    parts = [_table(benchmarks)] if benchmarks else []
+    parts.append(_legend(benchmarks, inner))
     notes = [f"- {label}: {_sentence(note)}" for label, each in _labelled(facts.results) for note in _notes(each)]
     if notes:
         parts.append("Notes:\n\n" + "\n".join(dict.fromkeys(notes)))
     if inner:
-        parts.append(details("What its features are like: no benchmarks", _table(inner, who)))
+        parts.append(details("What its features are like: no benchmarks", _table(inner)))
     settings = [f"- {label}: {_how(each)}." for label, each in _labelled(facts.results)]
     parts.append(details("Settings of these measurements", "\n".join(settings)))
     return "\n\n".join(part for part in parts if part)
@@ -52,8 +51,8 @@ def _labelled(results: Sequence[Measured]) -> Iterator[tuple[str, Measured]]:
         yield f"**{TASK_WORDS[each.task]}**, {each.data}{f' ({how})' if how else ''}", each
 
 
-def _table(results: Sequence[Measured], who: Sequence[str]) -> str:
-    rows = []
+def _table(results: Sequence[Measured]) -> str:
+    rows, who = [], _columns(results)
     for each, own in zip(results, differing(results), strict=True):
         how = settings_in_words(own)
         first = [f"**{TASK_WORDS[each.task]}**{f', {how}' if how else ''}", each.data, _pictures(each)]
@@ -70,9 +69,11 @@ def _pictures(result: Measured) -> str:
     return f"up to {result.settings['num_images']:,}"
 
 
-def _legend(results: Sequence[Measured], who: Sequence[str]) -> str:
-    said = [f"“{name}” is {BESIDE[name]}." for name in who if name in BESIDE]
-    if any({*who} - each.others.keys() for each in results):
+def _legend(*tables: Sequence[Measured]) -> str:
+    """Of all of them."""
+    results = [each for table in tables for each in table]
+    said = [f"“{name}” is {BESIDE[name]}." for name in _columns(results) if name in BESIDE]
+    if any({*_columns(table)} - each.others.keys() for table in tables for each in table):
         said.append("An empty place was not measured on the same pictures in the same way.")
     if any(LESS in value_words(name, each.values) for each in results for name in each.values):
         said.append(f"{LESS}: less is better.")

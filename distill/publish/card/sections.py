@@ -1,9 +1,8 @@
 """The card's sections in Markdown, each from the facts it speaks of."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from distill.publish.card.facts import Facts
 from distill.publish.card.licences import NO_ADVICE, NOT_CHOSEN, TERMS, going_along, holds, terms_of
@@ -11,7 +10,7 @@ from distill.publish.card.loading import FOLDER, PICTURE, blocks, place_of
 from distill.publish.card.names import HUB, UNNAMED
 from distill.publish.card.provenance import data_in_words, fingerprint
 from distill.publish.card.sources import TOKENIZER, Source, leaves
-from distill.publish.proof.record import Proof
+from distill.publish.proof.record import Proof, holds_text
 from distill.publish.student import Subject
 
 MOVED = (
@@ -114,7 +113,7 @@ def proven(proof: Proof) -> str:
     for name in [each for each in QUANTITIES if each in quantities]:
         worst = [_difference(found.differences[name]) if name in found.differences else "" for found in formats]
         rows.append([_quantity(name, quantities), *worst])
-    texts = f", and {proof.num_texts} texts" if proof.num_texts else ""
+    texts = f", and {proof.num_texts} texts" if proof.num_texts and holds_text(proof) else ""
     said = (
         f"Weights are stored in {proof.dtype}. Every format was loaded by its own library, in a process without the "
         f"toolkit that trained the model, and compared with the model as it was trained: on {proof.num_pictures} "
@@ -176,7 +175,7 @@ def training(facts: Facts) -> str:
         f"- Checkpoint: step {facts.step:,}; SHA-256 of {sums}.",
     ]
     if facts.summary:
-        points.append(_of_the_run(facts.summary))
+        points.append(_of_the_run(facts))
     parts.insert(0, "\n".join(points))
     if facts.stands_on is not None and facts.stands_on.header:
         quoted = f"```text\n{facts.stands_on.header}\n```"
@@ -247,10 +246,12 @@ def _stands_on(facts: Facts) -> str:
     return f"It stands on the page `{found.page}`{by}, with these settings changed: {changes}."
 
 
-def _of_the_run(summary: Mapping[str, Any]) -> str:
-    where = summary["environment"]
+def _of_the_run(facts: Facts) -> str:
+    """The time is that of all steps."""
+    summary, where = facts.summary, facts.summary["environment"]
     machine = f"{where['hardware']}, torch {where['torch']}, distill {where['distill']}"
-    return f"- Run: {_took(summary['seconds'])} on {machine}."
+    whole = "" if summary["steps"] == facts.step else f" for all its {summary['steps']:,} steps"
+    return f"- Run: {_took(summary['seconds'])}{whole} on {machine}."
 
 
 def _took(seconds: float) -> str:

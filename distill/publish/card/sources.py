@@ -13,6 +13,7 @@ from timm.models import get_pretrained_cfg
 from distill.compose import RANDOM, load_pretrained, release_of
 from distill.config import Recipe, by_teacher, recipe_from_file
 from distill.encoders.weights import sha256_of_weights
+from distill.eval.pictures.files import read_object
 from distill.train.checkpoint import find
 
 HUB = "hf-hub:"
@@ -69,9 +70,12 @@ def encoders_of(checkpoint: Path) -> tuple[Source, ...]:
 
 
 def run_summary(checkpoint: Path) -> dict[str, Any]:
-    """What the run of a checkpoint folder wrote when it ended; empty when it has not, or lies elsewhere."""
+    """What the run of a checkpoint folder wrote when it ended; empty when it has not, or lies elsewhere.
+
+    Raises ValueError, naming it, for a file that cannot be read.
+    """
     path = checkpoint.parent.parent / "summary.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def leaves(sources: tuple[Source, ...]) -> Iterator[Source]:

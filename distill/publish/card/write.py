@@ -9,12 +9,12 @@ from distill import __version__
 from distill.config import load_recipe
 from distill.publish.card import opening, results, sections
 from distill.publish.card.choice import Choice, choose_for
-from distill.publish.card.facts import gather
+from distill.publish.card.facts import Facts
 from distill.publish.card.licences import check_text
 from distill.publish.card.metadata import metadata
 from distill.publish.card.provenance import published_recipe
 from distill.publish.card.sources import sources_of
-from distill.publish.proof.record import Proof
+from distill.publish.proof.record import Proof, holds_text
 from distill.publish.student import Subject
 from distill.train.checkpoint import find
 from distill.train.journal import whole, write_atomically
@@ -63,47 +63,41 @@ def check_files(*, picture: Path | None, licence_text: Path | None, page: Path |
 def write_card(
     folder: Path,
     *,
+    facts: Facts,
     subject: Subject,
     proof: Proof,
-    licence: str | None = None,
-    licence_text: Path | None = None,
+    text: str = "",
     picture: Path | None = None,
     caption: str | None = None,
-    page: Path | None = None,
     datasets: Sequence[str] = (),
 ) -> None:
-    """README.md with the hub's metadata; recipe.yaml; copies of `picture` (features.png), `licence_text` (LICENSE).
+    """README.md with the hub's metadata; recipe.yaml; a copy of `picture` (features.png); `text` as LICENSE.
 
-    `licence` is what it is published under (None: what its sources ask for), `page` the recipe page that the run
-    stands on where that does not come with distill, `datasets` names on the hub. A features.png
-    that the folder holds already is shown too, with its `caption`. Raises ValueError as `choose_licence` and
-    `check_files` do.
+    `facts` are those of the subject, `datasets` names on the hub. A features.png that the folder holds already is shown
+    too, with its `caption`.
     """
-    check_files(picture=picture, licence_text=licence_text, page=page)
-    facts = gather(subject, licence=licence, page=page)
-    text = "" if licence_text is None else licence_text.read_text(encoding="utf-8")
-    check_text(facts.licence.name, has_text=bool(text))
     if picture is not None:
         _write_bytes(folder / PICTURE, picture.read_bytes())
-    if licence_text is not None:
-        _write_bytes(folder / LICENCE, licence_text.read_bytes())
+    if text:
+        write_atomically(folder / LICENCE, text)
     write_atomically(folder / RECIPE, published_recipe(facts.recipe))
+    with_text = facts.with_text and holds_text(proof)
     parts = {
-        "": opening.opening(facts),
+        "": opening.opening(facts, with_text=with_text),
         "Load it": sections.loading(subject, proof, folder),
         "What it learnt from": sections.learnt_from(facts),
         "Licence": sections.licence(facts, text),
         "Measured": results.evaluation(facts),
         "The same weights in every format": sections.proven(proof),
         "Training": sections.training(facts),
-        "Limits": opening.limits(facts),
+        "Limits": opening.limits(facts, with_text=with_text),
         "Citation": sections.citation(__version__),
     }
     if (folder / PICTURE).is_file():
         shown = caption or CAPTION
         parts[""] += f"\n\n![{shown}]({PICTURE})\n\n*{shown}*"
     body = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in parts.items())
-    front = metadata(facts, proof, datasets=datasets)
+    front = metadata(facts, proof, with_text=with_text, datasets=datasets)
     card = ModelCard(f"---\n{front.to_yaml()}\n---\n\n# {facts.title}\n\n{body}\n")
     write_atomically(folder / CARD, str(card))
 

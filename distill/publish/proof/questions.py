@@ -53,8 +53,8 @@ def ask(subject: Subject, photos: Path | None) -> Questions:
     if photos is not None:
         files = photo_files(photos)
         chosen = [files[number] for number in spread(len(files), NUM_PICTURES)]
-        pixels, about = torch.stack([read_square(file, side) for file in chosen]), f"photos of the folder {photos.name}"
-        large = torch.stack([read_square(file, 3 * side) for file in chosen[:2]])
+        pixels, about = torch.stack([_square(file, side) for file in chosen]), photos_in_words(photos)
+        large = torch.stack([_square(file, 3 * side) for file in chosen[:2]])
     elif subject.recipe.data.source == "scenes":
         pixels, large = _scenes(subject, side, NUM_PICTURES), _scenes(subject, 3 * side, 2)
         about = "held-out scenes"
@@ -71,6 +71,18 @@ def photo_files(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"--photos {folder} holds no pictures ({', '.join(SUFFIXES)})")
     return files
+
+
+def photos_in_words(folder: Path) -> str:
+    """Whose they are, without saying where they lie."""
+    return f"photos of the folder {folder.resolve().name}"
+
+
+def _square(file: Path, side: int) -> Float[Tensor, "3 side side"]:
+    try:
+        return read_square(file, side)
+    except ValueError as problem:
+        raise ValueError(f"--photos: {file} cannot be read as a picture; remove or repair it") from problem
 
 
 def _scenes(subject: Subject, side: int, number: int) -> Float[Tensor, "B 3 S S"]:

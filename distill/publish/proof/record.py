@@ -57,6 +57,11 @@ class Proof:
     """What `photo_pixels` does not exceed: libraries round to whole numbers in places of their own."""
 
 
+def holds_text(proof: Proof) -> bool:
+    """Whether some format has the text tower, or nothing was compared."""
+    return not proof.formats or any("text" in found.differences for found in proof.formats.values())
+
+
 def write(proof: Proof, folder: Path) -> None:
     """`proof.json` in this folder."""
     write_atomically(folder / FILE, json.dumps(asdict(proof), indent=1) + "\n")
