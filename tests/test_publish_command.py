@@ -279,13 +279,13 @@ def test_what_a_killed_publication_left_goes_with_the_next(tmp_path):
 
 @pytest.mark.parametrize("full", [True, False])
 def test_of_two_publications_of_one_place_the_later_is_told(tmp_path, full):
-    with pytest.raises(ValueError, match=r"out was made meanwhile by somebody else; nothing was published$"):
-        with whole(tmp_path / "out") as first:
-            with whole(tmp_path / "out") as second:  # neither takes the other's for one that was killed
-                assert first.exists() and second.exists()
-                if full:
-                    (second / "timm").mkdir()
-            (first / "onnx").mkdir()
+    told = r"out was made meanwhile by somebody else; nothing was published$"
+    with pytest.raises(ValueError, match=told), whole(tmp_path / "out") as first:
+        with whole(tmp_path / "out") as second:  # neither takes the other's for one that was killed
+            assert first.exists() and second.exists()
+            if full:
+                (second / "timm").mkdir()
+        (first / "onnx").mkdir()
     assert [path.name for path in tmp_path.rglob("*")] == (["out", "timm"] if full else ["out"])
 
 
