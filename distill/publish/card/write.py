@@ -36,7 +36,7 @@ def choose_licence(checkpoint: Path, *, licence: str | None = None, licence_text
     """
     text = "" if licence_text is None else licence_text.read_text(encoding="utf-8")
     found = choose_for(sources_of(find(checkpoint).folder), asked=licence, text=text)
-    check_text(found.name, has_text=bool(text))
+    check_text(found.name, has_text=bool(text), sources=found.sources)
     return found
 
 
@@ -82,7 +82,7 @@ def write_card(
     check_files(picture=picture, licence_text=licence_text, page=page)
     facts = gather(subject, licence=licence, page=page)
     text = "" if licence_text is None else licence_text.read_text(encoding="utf-8")
-    check_text(facts.licence.name, has_text=bool(text))
+    check_text(facts.licence.name, has_text=bool(text), sources=facts.licence.sources)
     if picture is not None:
         _write_bytes(folder / PICTURE, picture.read_bytes())
     if licence_text is not None:
