@@ -44,15 +44,17 @@ TEXTS = {
     "mit": "Permission is hereby granted, free of charge, to any person [...]\n\nThe above copyright notice and this\n"
     "permission notice shall be included in all copies or substantial\nportions of the Software.",
     "bsd-3-clause": "Redistribution and use in source and binary\nforms, with or without modification [...]\n\n"
-    "3. Neither the name of the copyright holder nor the names of its contributors",
+    "3. Neither the name of the copyright holder nor the names of its contributors may be used to endorse or promote\n"
+    "products derived from this software",
     "bsd-2-clause": "Redistribution and use in source and binary\nforms, with or without modification [...]",
-    "dinov3-license": "“Agreement” means the terms and conditions for use, reproduction, distribution and modification\n"
-    "of the DINO Materials set forth herein.",
-    "fair-noncommercial-research-license": "FAIR Noncommercial Research License\n\n[...] applicable to Research Materials",
+    "dinov3-license": "“Agreement” means the terms and conditions for use, reproduction, distribution and "
+    "modification\nof the DINO Materials set forth herein.",
+    "fair-noncommercial-research-license": "FAIR Noncommercial Research License\n\n[...] applicable to "
+    "Research Materials",
     "apple-amlr": "“Research Purposes” means non-commercial scientific research and\n  academic development activities "
     "[...]\n\n* No Other License: Except as expressly stated",
-    "gemma": "By using, reproducing, modifying, distributing, performing or displaying\nany portion or element of Gemma, "
-    "Model Derivatives including via any Hosted Service",
+    "gemma": "By using, reproducing, modifying, distributing, performing or displaying\nany portion or element of "
+    "Gemma, Model Derivatives including via any Hosted Service",
     "nvidia-open-model-license": "(“NVIDIA”)\nand governs Your use of the Models that NVIDIA provides to\nYou under "
     "this Agreement.",
 }
@@ -185,15 +187,8 @@ def test_a_mention_or_a_notice_is_not_the_text():
     assert [TERMS[name] for name in TERMS if name in TEXTS] == going_along([*TERMS])
     for name in TEXTS:
         terms = TERMS[name]
-        for words in (
-            "",
-            terms.title,
-            terms.notice,
-            f"{terms.title}: {terms.notice}",
-            terms.url,
-            NOTICES.get(name, ""),
-        ):
-            assert not holds(words, terms), (name, words)
+        for mention in ("", f"{terms.title} ({terms.url}): {terms.notice}", NOTICES.get(name, "")):
+            assert not holds(mention, terms), (name, mention)
         others = [other for other in TEXTS if holds(TEXTS[name], TERMS[other])]
         assert others == [name]
     assert all(holds("\n\n".join(TEXTS.values()), TERMS[name]) for name in TEXTS), "one after another"
@@ -210,7 +205,7 @@ def test_two_sources_of_one_name_both_count_whatever_their_order(turned: bool):
     sources = tuple(reversed(found)) if turned else tuple(found)
     chosen = choose_for(sources, asked=None)
     assert chosen.name == "cc-by-nc-4.0" and {*chosen.sources} == {"cc-by-nc-4.0", "apache-2.0"}
-    with pytest.raises(ValueError, match="cannot be published under apache-2.0"):
+    with pytest.raises(ValueError, match="cannot be published under apache"):
         choose_for(sources, asked="apache-2.0")
     ours = Source(role="frozen teacher", name="distill:run", is_own=True, behind=sources[:1])
     assert choose_for((ours, *sources[1:]), asked=None).name == "cc-by-nc-4.0"
@@ -230,8 +225,8 @@ def test_names_and_notices_are_kept_under_a_licence_that_asks_for_nothing_too():
     for asked in ("cc0-1.0", "unlicense"):
         said = choose({"a": "cc-by-4.0", "b": "cc0-1.0"}, asked=asked).warnings
         assert said == (
-            f"{asked} asks nothing of others, yet names and notices have to be kept as the Creative Commons Attribution "
-            "4.0 asks",
+            f"{asked} asks nothing of others, yet names and notices have to be kept as the Creative Commons "
+            "Attribution 4.0 asks",
         )
         said = choose({"a": "apache-2.0", "b": "mit"}, asked=asked, text=TEXTS["mit"]).warnings
         assert said[0].endswith("have to be kept as the Apache License 2.0 and the MIT License ask")

@@ -51,7 +51,7 @@ class Terms:
 
 KEEP = "Anything may be done with derived works while its copyright notice and its text go along with them."
 BSD = "Redistribution and use in source and binary forms"
-ENDORSEMENT = "Neither the name of"
+ENDORSEMENT = "endorse or promote products derived from this software"
 """What the BSD licence of three clauses says more than that of two."""
 CREATIVE = "https://creativecommons.org/licenses"
 TERMS: dict[str, Terms] = {
