@@ -85,10 +85,9 @@ def _allowed(stated: Stated, asked: str | None) -> str:
 
 
 def _refusal(source: str, stated: str, why: str, asked: str) -> str:
-    return (
-        f"the student learnt from {source}, whose licence, {stated}, {why}: it cannot be published under {asked}; "
-        f"leave --licence out, or say {stated}"
-    )
+    advice = f"leave --licence out, or say {stated}" if terms_of(stated) is not None else f"say {stated}"
+    said = f"the student learnt from {source}, whose licence, {stated}, {why}"
+    return f"{said}: it cannot be published under {asked}; {advice}"
 
 
 def _rank(licence: str) -> tuple[int, int]:
