@@ -12,27 +12,29 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import save_file
 from test_family_tips import write_tokenizer
+from test_licences import TEXTS, choose, stated
 from tiny_released import timm_file
 from tiny_runs import trained
 from tiny_teachers import PARTS, partial
 
 from distill.config import Data, Dataset, recipe_from_file
 from distill.encoders.weights import sha256_of_weights
-from distill.publish.card import FILES, check_files, choose_licence, write_card
-from distill.publish.card.choice import choose, choose_for
+from distill.publish.card import FILES, check_files, write_card
+from distill.publish.card.choice import Choice, choose_for
 from distill.publish.card.facts import gather
-from distill.publish.card.licences import FREE, NOT_CHOSEN, TERMS, metadata, wants_copy
+from distill.publish.card.licences import NOT_CHOSEN, TERMS, check_text, metadata, wants_copy
 from distill.publish.card.loading import FOLDER, PICTURE
 from distill.publish.card.opening import limits
 from distill.publish.card.provenance import data_in_words, fingerprint, without_machine
-from distill.publish.card.sections import PAPER, QUANTITIES, SOFTWARE, proven, training
-from distill.publish.card.sources import hub_name, licences_of, sources_of
+from distill.publish.card.sections import PAPER, QUANTITIES, SOFTWARE, licence, proven, training
+from distill.publish.card.sources import TOKENIZER, Source, hub_name, sources_of
 from distill.publish.plan import plan, write
 from distill.publish.proof.prove import BOTH, IMAGE, PHOTOS, WIDE
 from distill.publish.proof.record import FormatProof, Proof
 from distill.publish.student import Side, load_subject
 from distill.train.checkpoint import find
 
+STRICT = [name for name, terms in TERMS.items() if terms.own or terms.noncommercial]
 REPOSITORY = Path(__file__).parents[1]
 ONE_STEP = ("optim.steps=1", "optim.warmup=0", "evaluate.tasks=[]")
 TIPS = (
@@ -107,6 +109,14 @@ def card_of(run: Path, folder: Path, side: Side = "student", **wanted) -> tuple[
     write_card(folder, facts=facts, subject=subject, proof=nothing_compared(), text=text, **wanted)
     card = ModelCard.load(folder / "README.md")
     return card.data.to_dict(), card.text
+
+
+def choose_licence(run: Path, *, licence: str | None = None, licence_text: Path | None = None) -> Choice:
+    """As `gather` does it."""
+    text = "" if licence_text is None else licence_text.read_text()
+    found = choose_for(sources_of(find(run).folder), asked=licence, text=text)
+    check_text(found.name, has_text=bool(text), sources=found.sources)
+    return found
 
 
 def section(text: str, title: str) -> str:
@@ -258,7 +268,7 @@ def test_what_a_teacher_of_ours_learnt_from_counts(runs: dict[str, Path], tmp_pa
     run = trained(tmp_path / "second", *words)
     [source] = sources_of(find(run).folder)
     assert source.name == "distill:taught" and source.is_own and source.role.endswith("start of its image tower")
-    assert licences_of((source,)) == {"timm:test_vit": "apache-2.0"}
+    assert stated((source,)) == [("timm:test_vit", "apache-2.0")]
     _, text = card_of(run, tmp_path / "out")
     said = section(text, "What it learnt from")
     assert (
@@ -269,7 +279,7 @@ def test_what_a_teacher_of_ours_learnt_from_counts(runs: dict[str, Path], tmp_pa
     page = (checkpoint / "recipe.yaml").read_text().replace(str(runs["taught"]), "/nowhere/taught")
     (checkpoint / "recipe.yaml").write_text(page)
     lost = sources_of(checkpoint)
-    assert licences_of(lost) == {"distill:taught": None}
+    assert stated(lost) == [("distill:taught", None)]
     with pytest.raises(ValueError, match=r"of distill:taught could not be looked up \(/nowhere/taught is neither"):
         choose_for(lost, asked=None)
     page = json.loads((checkpoint.parent.parent / "summary.json").read_text())
@@ -285,7 +295,7 @@ def test_a_student_of_its_own_has_no_source(runs: dict[str, Path], tmp_path: Pat
     assert "pretrained by self-distillation" in text
 
 
-@pytest.mark.parametrize("free", FREE)
+@pytest.mark.parametrize("free", [name for name in TERMS if name not in STRICT])
 def test_free_licences_leave_the_choice_open(free: str):
     chosen = choose({"a": free.upper()}, asked=None)
     assert chosen.name == free
@@ -293,7 +303,7 @@ def test_free_licences_leave_the_choice_open(free: str):
     assert choose({"a": free}, asked="mit").name == "mit"
 
 
-@pytest.mark.parametrize("strict", [name for name in TERMS if name not in FREE])
+@pytest.mark.parametrize("strict", STRICT)
 def test_other_licences_are_passed_on_or_refused(strict: str):
     assert choose({"a": "mit", "b": strict}, asked=None).name == strict
     with pytest.raises(ValueError, match=f"learnt from b, whose licence, {strict}, .* cannot be published under mit"):
@@ -303,24 +313,24 @@ def test_other_licences_are_passed_on_or_refused(strict: str):
 def test_non_commercial_sources_allow_non_commercial_students_only():
     assert choose({"a": "cc-by-nc-4.0"}, asked="cc-by-nc-sa-4.0").name == "cc-by-nc-sa-4.0"
     assert "non-commercial use only" in choose({"a": "cc-by-nc-4.0"}, asked=None).warnings[0]
-    for asked in ("apache-2.0", "cc-by-4.0", "some-licence"):
+    for asked in ("apache-2.0", "cc-by-4.0", "gpl-3.0"):
         with pytest.raises(ValueError, match="non-commercially only"):
             choose({"a": "cc-by-nc-4.0"}, asked=asked)
 
 
 def test_two_licences_that_exclude_each_other_are_refused():
     for others in ({"a": "dinov3-license", "b": "gemma"}, {"a": "dinov3-license", "b": "cc-by-nc-4.0"}):
-        with pytest.raises(ValueError, match="no licence gives both what they ask for"):
+        with pytest.raises(ValueError, match="no licence known here gives both what they ask for"):
             choose(others, asked=None)
     assert choose({"a": "dinov3-license", "b": "cc-by-4.0"}, asked=None).name == "dinov3-license"
     assert choose({"a": "fair-noncommercial-research-license", "b": "cc-by-nc-4.0"}, asked=None).name.startswith("fair")
 
 
-@pytest.mark.parametrize("stated", [None, "some-licence"])
-def test_unknown_licences_take_the_publishers_word(stated: str | None):
+@pytest.mark.parametrize("unknown", [None, "some-licence"])
+def test_unknown_licences_take_the_publishers_word(unknown: str | None):
     with pytest.raises(ValueError, match=r"teacher.* --licence"):
-        choose({"teacher": stated}, asked=None)
-    chosen = choose({"teacher": stated}, asked="MIT")
+        choose({"teacher": unknown}, asked=None)
+    chosen = choose({"teacher": unknown}, asked="MIT")
     assert chosen.name == "mit" and "is your word" in chosen.warnings[0]
 
 
@@ -332,7 +342,8 @@ def test_what_the_hub_does_not_list_is_named_with_a_link():
         and found["license_name"] == "dinov3-license"
         and "meta.com" in found["license_link"]
     )
-    assert wants_copy(["mit", None, "dinov3-license", "gemma"]) == ["DINOv3 License", "Gemma Terms of Use"]
+    assert wants_copy(["mit", None, "dinov3-license", "gemma"]) == ["dinov3-license", "gemma"]
+    assert wants_copy(["Gemma Terms of Use"]) == ["gemma"]
     assert all(terms.url.startswith("https://") and len(terms.says) > 10 for terms in TERMS.values())
 
 
@@ -451,7 +462,7 @@ def test_a_licence_of_ones_own_stands_in_the_card_with_its_text(runs: dict[str, 
     with pytest.raises(ValueError, match="its text has to go along"):
         choose_licence(runs["taught"], licence="Lab-Terms")
     text = tmp_path / "terms.txt"
-    text.write_text("You may.\n\nApache License\n  Version 2.0, January 2004\n")
+    text.write_text(f"You may.\n\n{TEXTS['apache-2.0']}\n")
     data, card = card_of(runs["taught"], tmp_path / "out", licence="Lab-Terms", text=text.read_text())
     chosen = choose_licence(runs["taught"], licence="Lab-Terms", licence_text=text)
     assert not chosen.warnings and chosen.sources == ("apache-2.0",)
@@ -468,6 +479,55 @@ def test_a_licences_text_goes_along(runs: dict[str, Path], tmp_path: Path):
     card_of(runs["captions"], tmp_path / "out", licence="mit", text="You may.")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert (tmp_path / "out" / "LICENSE").read_text() == "You may." and written <= {*FILES}
+
+
+def test_the_first_sentence_about_the_licence_leads_to_its_text(runs: dict[str, Path], tmp_path: Path):
+    for words, said in (
+        (TEXTS["mit"], "[MIT License](https://opensource.org/license/mit), whose text is in [LICENSE](LICENSE)."),
+        ("You may.", "[MIT License](https://opensource.org/license/mit); what goes along is in [LICENSE](LICENSE)."),
+    ):
+        _, card = card_of(runs["captions"], tmp_path / "out", licence="mit", text=words)
+        assert f"This model is published under {said}" in section(card, "Licence")
+    _, card = card_of(runs["captions"], tmp_path / "without", licence="mit")
+    assert "(LICENSE)" not in section(card, "Licence")
+
+
+def test_a_licences_text_without_a_licence_is_refused(runs: dict[str, Path], tmp_path: Path):
+    text = tmp_path / "words.txt"
+    text.write_text("You may.")
+    with pytest.raises(ValueError, match="none was chosen: say which with --licence"):
+        choose_licence(runs["captions"], licence_text=text)
+    with pytest.raises(ValueError, match="none was chosen"):
+        card_of(runs["captions"], tmp_path / "out", text="You may.")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_card_tells_two_sources_of_one_name_apart(runs: dict[str, Path], turned: bool):
+    facts = gather(load_subject(runs["captions"], side="student"), licence="cc-by-nc-4.0", page=None)
+    found = [
+        Source(role="a: frozen teacher", name="transformers:model", sha256="1" * 64, licence="cc-by-nc-4.0"),
+        Source(role="b: frozen teacher", name="transformers:model", sha256="2" * 64, licence="apache-2.0"),
+    ]
+    same = replace(found[0], role="c: frozen teacher")
+    sources = (*(reversed(found) if turned else found), same)
+    said = licence(replace(facts, sources=sources), "")
+    assert said.count("- `transformers:model`") == 2
+    assert "`transformers:model` (SHA-256 `11111111…`) is under the [Creative Commons Attribution-NonComm" in said
+    assert "`transformers:model` (SHA-256 `22222222…`) is under the [Apache License 2.0]" in said
+    assert "- `transformers:model` is under" in licence(replace(facts, sources=(found[0],)), "")
+
+
+def test_what_the_licence_of_the_tokenizer_asks_for_is_owed_in_any_case(runs: dict[str, Path]):
+    """It is given on as it is, whatever a student is."""
+    facts = gather(load_subject(runs["captions"], side="student"), licence="mit", page=None)
+    words = Source(role=TOKENIZER, name="tokenizer.model", licence="apache-2.0")
+    said = licence(replace(facts, sources=(words,)), "")
+    owed = "goes along unchanged, so what its licence, the Apache License 2.0, asks for is owed in any case."
+    assert owed in said
+    for free in (None, "cc0-1.0"):
+        said = licence(replace(facts, sources=(replace(words, licence=free),)), "")
+        assert "goes along unchanged." in said and "owed" not in said
 
 
 def test_proof_is_a_table_and_refusals_have_reasons(runs: dict[str, Path], tmp_path: Path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from test_licences import TEXTS
 
 from distill import cli
 from distill.publish.hub import prepare, push, written_files
@@ -385,20 +386,33 @@ def test_a_licence_that_wants_its_text_along_gets_it(tmp_path: Path):
     folder = published(tmp_path / "out", licence="other\nlicense_name: dinov3-license")
     with pytest.raises(ValueError, match=r"DINOv3 License asks for a copy of its text.*--licence-text"):
         prepare(folder, REPO, private=True)
-    (folder / "LICENSE").write_text("DINOv3 License")
+    (folder / "LICENSE").write_text("DINOv3 License. Built with DINOv3")
+    with pytest.raises(ValueError, match=r"holds none \(“modification of the DINO Materials” does not stand"):
+        prepare(folder, REPO, private=True)
+    (folder / "LICENSE").write_text(TEXTS["dinov3-license"])
     assert "LICENSE" in prepare(folder, REPO, private=True).files
 
 
-def test_a_teachers_licence_wants_its_text_along_under_another_licence_too(tmp_path: Path):
-    folder = published(tmp_path / "out", licence="mit", texts_wanted=("NVIDIA Open Model License",))
-    with pytest.raises(ValueError, match=r"NVIDIA Open Model License asks for a copy of its text"):
-        prepare(folder, REPO, private=True)
+@pytest.mark.parametrize("wanted", ["nvidia-open-model-license", "NVIDIA Open Model License"])
+def test_a_teachers_licence_wants_its_text_along_under_another_licence_too(tmp_path: Path, wanted: str):
+    """Earlier proofs name it by its title."""
+    folder = published(tmp_path / "out", licence="mit", texts_wanted=(wanted,))
+    for another in (None, "", "Licensed by NVIDIA Corporation under the NVIDIA Open Model License", TEXTS["mit"]):
+        if another is not None:
+            (folder / "LICENSE").write_text(another)
+        with pytest.raises(ValueError, match=r"NVIDIA Open Model License asks for a copy of its text"):
+            prepare(folder, REPO, private=True)
+    (folder / "LICENSE").write_text(TEXTS["mit"] + TEXTS["nvidia-open-model-license"])
+    assert "LICENSE" in prepare(folder, REPO, private=True).files
 
 
 def test_a_licence_of_ones_own_goes_with_its_text(tmp_path: Path):
     folder = published(tmp_path / "out", licence="other\nlicense_name: lab-terms")
-    with pytest.raises(ValueError, match=r"the licence lab-terms asks for a copy of its text.*--licence-text"):
-        prepare(folder, REPO, private=True)
+    for empty in (False, True):
+        if empty:
+            (folder / "LICENSE").write_text("\n")
+        with pytest.raises(ValueError, match=r"the licence lab-terms asks for a copy of its text.*--licence-text"):
+            prepare(folder, REPO, private=True)
     (folder / "LICENSE").write_text("You may.")
     assert "LICENSE" in prepare(folder, REPO, private=True).files
 
@@ -407,7 +421,9 @@ def test_texts_that_software_licences_want_kept_are_warned_of_and_not_insisted_u
     folder = published(tmp_path / "out", source_licences=("apache-2.0", "cc-by-4.0"))
     [said] = prepare(folder, REPO, private=True).warnings
     assert said.startswith("the Apache License 2.0 wants its text and notices kept")
-    (folder / "LICENSE").write_text("Apache License\n  Version 2.0, January 2004")
+    (folder / "LICENSE").write_text("Licensed under the Apache License, Version 2.0")
+    assert len(prepare(folder, REPO, private=True).warnings) == 1
+    (folder / "LICENSE").write_text(TEXTS["apache-2.0"])
     assert not prepare(folder, REPO, private=True).warnings
 
 

@@ -26,7 +26,7 @@ from huggingface_hub.utils import validate_repo_id
 from distill.encoders.weights import sha256_of_weights
 from distill.publish.card import FILES as OF_THE_CARD
 from distill.publish.card import PICTURE
-from distill.publish.card.licences import NOT_CHOSEN, is_own, wants_copy, wants_kept
+from distill.publish.card.licences import NOT_CHOSEN, holds, is_own, terms_of, wants_copy, wants_kept
 from distill.publish.proof.record import FILE as PROOF
 
 CARD, LICENCE = "README.md", "LICENSE"
@@ -228,12 +228,15 @@ def _warnings(folder: Path) -> tuple[str, ...]:
     stated: dict[str, Any] = metadata_load(folder / CARD) or {}
     licence = stated.get("license_name", stated.get("license"))
     proof = json.loads((folder / PROOF).read_text(encoding="utf-8"))
-    own = [f"licence {licence}"] if licence is not None and is_own(licence) else []
-    copies = list(dict.fromkeys([*own, *wants_copy([licence]), *proof.get("texts_wanted", [])]))
-    if copies and not (folder / LICENCE).is_file():
-        raise ValueError(f"the {copies[0]} asks for a copy of its text, and {folder} holds none; publish the run again "
-                         "with --licence-text FILE")  # fmt: skip
     text = (folder / LICENCE).read_text(encoding="utf-8", errors="replace") if (folder / LICENCE).is_file() else ""
+    own = [licence] if licence is not None and is_own(licence) else []
+    for name in [*own, *wants_copy([licence]), *proof.get("texts_wanted", [])]:  # titles in earlier proofs
+        terms = terms_of(name)
+        if not (text.strip() if terms is None else holds(text, terms)):
+            what = f"licence {name}" if terms is None else terms.title
+            words = f" (“{terms.phrases[0]}” does not stand in its {LICENCE})" if terms is not None and text else ""
+            raise ValueError(f"the {what} asks for a copy of its text, and {folder} holds none{words}; publish the run "
+                             "again with --licence-text FILE")  # fmt: skip
     said = wants_kept(proof.get("source_licences", []), text)
     if licence in (None, NOT_CHOSEN):
         said.append("the card states no licence: nobody else may use these weights")

@@ -88,7 +88,7 @@ def gather(subject: Subject, *, licence: str | None = None, text: str = "", page
     found, recipe = find(subject.checkpoint), subject.recipe
     sources, run = sources_of(found.folder), found.folder.resolve().parent.parent
     chosen = choose_for(sources, asked=licence, text=text)
-    check_text(chosen.name, has_text=bool(text))
+    check_text(chosen.name, has_text=bool(text), sources=chosen.sources)
     return Facts(
         title=recipe.name if OF_A_STUDY.fullmatch(run.name) else run.name,
         recipe=recipe,

@@ -30,6 +30,8 @@ class Terms:
     """In our words."""
     own: bool = False
     """Derived works are to be given on under this licence itself, or bound to its restrictions."""
+    bound: bool = False
+    """Of `own`: its restrictions have to be handed on, not its name. Only under the name is it sure that they are."""
     noncommercial: bool = False
     """Derived works are for non-commercial use only, some for research only."""
     copy: bool = False
@@ -37,14 +39,20 @@ class Terms:
     keep: bool = False
     """Its text and notices are to be kept in what is made of it, as licences of software have it: said, never insisted
     upon, since whether a student is that is not settled."""
-    phrase: str = ""
-    """Words of its text by which a file is seen to hold it; its title where there are none."""
+    credit: bool = False
+    """Its makers are to be named."""
+    phrases: tuple[str, ...] = ()
+    """Words of its text, of those that no notice and no other licence quotes, by which a file is seen to hold it."""
+    unlike: str = ""
+    """Words of another licence whose text has the first of `phrases` too."""
     notice: str = ""
     """Words that have to go along too."""
 
 
 KEEP = "Anything may be done with derived works while its copyright notice and its text go along with them."
 BSD = "Redistribution and use in source and binary forms"
+ENDORSEMENT = "endorse or promote products derived from this software"
+"""What the BSD licence of three clauses says more than that of two."""
 CREATIVE = "https://creativecommons.org/licenses"
 TERMS: dict[str, Terms] = {
     "apache-2.0": Terms(
@@ -53,28 +61,29 @@ TERMS: dict[str, Terms] = {
         says="Derived works may be under any licence; its text and the notices go along, and changes are stated "
         "(section 4).",
         keep=True,
-        phrase="Apache License Version 2.0",
+        phrases=("TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION",),
     ),
     "mit": Terms(
         title="MIT License",
         url="https://opensource.org/license/mit",
         says=KEEP,
         keep=True,
-        phrase="Permission is hereby granted, free of charge",
+        phrases=("The above copyright notice and this permission notice", "substantial portions of the Software"),
     ),
     "bsd-3-clause": Terms(
         title="BSD 3-Clause License",
         url="https://opensource.org/license/bsd-3-clause",
         says=f"{KEEP} No endorsement.",
         keep=True,
-        phrase=BSD,
+        phrases=(BSD, ENDORSEMENT),
     ),
     "bsd-2-clause": Terms(
         title="BSD 2-Clause License",
         url="https://opensource.org/license/bsd-2-clause",
         says=KEEP,
         keep=True,
-        phrase=BSD,
+        phrases=(BSD,),
+        unlike=ENDORSEMENT,
     ),
     "cc0-1.0": Terms(
         title="CC0 1.0", url="https://creativecommons.org/publicdomain/zero/1.0/", says="Asks for nothing."
@@ -84,6 +93,7 @@ TERMS: dict[str, Terms] = {
         url=f"{CREATIVE}/by/4.0/legalcode",
         says="Derived works may be under any licence that does not hinder keeping this one: name the makers, link the "
         "licence and say what was changed (section 3a).",
+        credit=True,
     ),
     "cc-by-sa-4.0": Terms(
         title="Creative Commons Attribution-ShareAlike 4.0",
@@ -113,6 +123,7 @@ TERMS: dict[str, Terms] = {
         "asks to show the words below; the one in its repository does not.",
         own=True,
         copy=True,
+        phrases=("modification of the DINO Materials",),
         notice="Built with DINOv3",
     ),
     "fair-noncommercial-research-license": Terms(
@@ -123,6 +134,7 @@ TERMS: dict[str, Terms] = {
         own=True,
         noncommercial=True,
         copy=True,
+        phrases=("FAIR Noncommercial Research License", "Research Materials"),
     ),
     "apple-amlr": Terms(
         title="Apple Machine Learning Research Model License",
@@ -130,8 +142,10 @@ TERMS: dict[str, Terms] = {
         says="The model and its derivatives are for non-commercial research only; a copy of the agreement and the "
         "words below go along, and changes are disclosed.",
         own=True,
+        bound=True,
         noncommercial=True,
         copy=True,
+        phrases=("non-commercial scientific research and academic development", "No Other License"),
         notice="Apple Machine Learning Research Model is licensed under the Apple Machine Learning Research Model "
         "License Agreement.",
     ),
@@ -141,7 +155,9 @@ TERMS: dict[str, Terms] = {
         says="Models distilled from it are named as derivatives (1.1e): they are given on with its use restrictions, a "
         "copy of the terms and the words below (3.1).",
         own=True,
+        bound=True,
         copy=True,
+        phrases=("performing or displaying any portion or element of Gemma",),
         notice="Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
     ),
     "nvidia-open-model-license": Terms(
@@ -150,20 +166,21 @@ TERMS: dict[str, Terms] = {
         says="Derived models may be used commercially and given on under terms of one's own; a copy of the agreement "
         "and the words below go along (3.1).",
         copy=True,
+        phrases=("governs Your use of the Models that NVIDIA provides to You",),
         notice="Licensed by NVIDIA Corporation under the NVIDIA Open Model License",
     ),
 }
 """By the name that timm and model cards use, in lower case; what the hub does not list has a name of its own there."""
 
-FREE = tuple(name for name, terms in TERMS.items() if not terms.own and not terms.noncommercial)
-"""Licences that leave the choice of the student's to whoever publishes it."""
+ASK_NOTHING = ("cc0-1.0", "unlicense", "wtfpl", "pddl")
+"""Licences under which nobody has to keep a name or a notice."""
 
-
-_BARE = {bare(name): name for name in (*HUB, *TERMS)}
+_BARE = {bare(terms.title): name for name, terms in TERMS.items()} | {bare(name): name for name in (*HUB, *TERMS)}
 
 
 def named_by(stated: str) -> str:
-    """The name of what a model's card or library states, which may be written `Apache 2.0`; others in lower case."""
+    """The name of what a model's card or library states, which may be written `Apache 2.0`, or as a title; others in
+    lower case."""
     return _BARE.get(bare(stated), stated.lower())
 
 
@@ -184,16 +201,25 @@ def is_own(name: str) -> bool:
     return name not in HUB and name not in TERMS
 
 
-def check_text(name: str, *, has_text: bool) -> None:
-    """ValueError for a licence that a publisher made and gives no text of."""
+def is_noncommercial(name: str) -> bool:
+    """Whether it is known to allow non-commercial use only: by its terms, or by the hub's name for it."""
+    terms = terms_of(name)
+    return terms.noncommercial if terms is not None else name in HUB and "-nc-" in name
+
+
+def check_text(name: str, *, has_text: bool, sources: Sequence[str] = ()) -> None:
+    """ValueError for a licence that a publisher made and gives no text of, and for a text without a licence, where
+    none of the licences of what the student learnt from, `sources`, wants one either."""
+    if name == NOT_CHOSEN and has_text and not going_along(sources):
+        raise ValueError("--licence-text is the text of a licence, and none was chosen: say which with --licence")
     if is_own(name) and not has_text:
         raise ValueError(f"--licence {name}: the hub knows no such licence, so its text has to go along, with "
                          "--licence-text FILE")  # fmt: skip
 
 
 def wants_copy(licences: Sequence[str | None]) -> list[str]:
-    """Titles of those whose text has to go along with derived works."""
-    return list(dict.fromkeys(terms.title for terms in _known(licences) if terms.copy))
+    """Names of those whose text has to go along with derived works."""
+    return [name for name in _names(licences) if TERMS[name].copy]
 
 
 def wants_kept(licences: Sequence[str | None], text: str) -> list[str]:
@@ -210,12 +236,22 @@ def going_along(licences: Sequence[str | None]) -> list[Terms]:
 
 
 def holds(text: str, terms: Terms) -> bool:
-    """Whether a file that goes along looks as if this licence stood in it."""
-    return _plain(terms.phrase or terms.title) in _plain(text)
+    """Whether a file that goes along looks as if the text of this licence stood in it; a mention does not count.
+
+    False for those whose text nobody asks for: no words of theirs are known here.
+    """
+    found = _plain(text)
+    counts = [found.count(_plain(phrase)) for phrase in terms.phrases]
+    other = found.count(_plain(terms.unlike)) if terms.unlike else 0
+    return bool(counts) and all(counts) and counts[0] > other
 
 
 def _known(licences: Sequence[str | None]) -> list[Terms]:
-    return [TERMS[name] for name in dict.fromkeys(named_by(each) for each in licences if each) if name in TERMS]
+    return [TERMS[name] for name in _names(licences)]
+
+
+def _names(licences: Sequence[str | None]) -> list[str]:
+    return [name for name in dict.fromkeys(named_by(each) for each in licences if each) if name in TERMS]
 
 
 def _plain(text: str) -> str:

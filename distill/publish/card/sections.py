@@ -9,7 +9,7 @@ from distill.publish.card.licences import NO_ADVICE, NOT_CHOSEN, TERMS, going_al
 from distill.publish.card.loading import FOLDER, PICTURE, blocks, place_of
 from distill.publish.card.names import HUB, UNNAMED
 from distill.publish.card.provenance import data_in_words, fingerprint
-from distill.publish.card.sources import TOKENIZER, Source, leaves
+from distill.publish.card.sources import TOKENIZER, Source, distinct
 from distill.publish.proof.record import Proof, holds_text
 from distill.publish.student import Subject
 
@@ -92,11 +92,16 @@ def licence(facts: Facts, text: str) -> str:
     link = f"[{terms.title}]({terms.url})" if terms is not None else f"`{chosen}`"
     if terms is None and chosen not in HUB:
         link += ", a licence of its own, whose text is in [LICENSE](LICENSE)"
+    elif text:
+        holds_it = terms is not None and holds(text, terms)
+        link += ", whose text is in [LICENSE](LICENSE)" if holds_it else "; what goes along is in [LICENSE](LICENSE)"
     first = f"This model is published under {link}."
     if chosen == NOT_CHOSEN:
         first = "Whoever published this model chose no licence: without one it may be looked at and not used by others."
-    points = [_asks(source) for source in {each.name: each for each in leaves(facts.sources)}.values()]
-    along = _along([*leaves(facts.sources)], text)
+    sources = distinct(facts.sources)
+    names = [source.name for source in sources]
+    points = [_asks(source, shared=names.count(source.name) > 1) for source in sources]
+    along = _along(sources, text)
     parts = [first, "\n".join(points), along, NO_ADVICE] if points else [first]
     return "\n\n".join(part for part in parts if part)
 
@@ -188,19 +193,22 @@ def citation(version: str) -> str:
     return f"```bibtex\n{PAPER}\n\n{SOFTWARE.replace('VERSION', version)}\n```"
 
 
-def _asks(source: Source) -> str:
-    """One point of the list: what a source is under, and what that asks for."""
+def _asks(source: Source, *, shared: bool) -> str:
+    """One point of the list: what a source is under, and what that asks for. Where others share its name, its sum."""
     known, its = terms_of(source.licence), source.licence
+    name = f"`{source.name}`"
+    if shared and source.sha256:
+        name += f" (SHA-256 `{source.sha256[:8]}…`)"
     if known is not None:
         notice = f" The words: “{known.notice}”." if known.notice else ""
-        return f"- `{source.name}` is under the [{known.title}]({known.url}). {known.says}{notice}"
+        return f"- {name} is under the [{known.title}]({known.url}). {known.says}{notice}"
     if its is None or its.lower() == NOT_CHOSEN:
         what = "comes without any statement of a licence"
     else:
-        named = "a licence of its own" if its.lower() == UNNAMED else f"`{its}`"
-        what = f"is under {named}, whose terms are not known here"
+        which = "a licence of its own" if its.lower() == UNNAMED else f"`{its}`"
+        what = f"is under {which}, whose terms are not known here"
     what_for = "it may be given on with this student" if source.role == TOKENIZER else "this student may be published"
-    return f"- `{source.name}` {what}: that {what_for} as it is, its publisher states."
+    return f"- {name} {what}: that {what_for} as it is, its publisher states."
 
 
 def _along(sources: Sequence[Source], text: str) -> str:
@@ -212,8 +220,11 @@ def _along(sources: Sequence[Source], text: str) -> str:
     said += [f"The text of {' and of '.join(elsewhere)} is behind its link above."] if elsewhere else []
     if any(source.role != TOKENIZER for source in sources):
         said.append("Training made other weights than theirs, as the section Training tells.")
-    if any(source.role == TOKENIZER for source in sources):
-        said.append("The tokenizer's file goes along unchanged.")
+    for source in (each for each in sources if each.role == TOKENIZER):
+        terms, owed = terms_of(source.licence), ""
+        if terms is not None and terms is not TERMS["cc0-1.0"]:
+            owed = f", so what its licence, the {terms.title}, asks for is owed in any case"
+        said.append(f"The tokenizer's file goes along unchanged{owed}.")
     return " ".join(said)
 
 

@@ -87,14 +87,15 @@ def leaves(sources: tuple[Source, ...]) -> Iterator[Source]:
             yield source
 
 
-def licences_of(sources: tuple[Source, ...]) -> dict[str, str | None]:
-    """Name to licence of all that others made; of a tokenizer where it is stated: it may have been made here."""
-    return {each.name: each.licence for each in leaves(sources) if each.licence is not None or each.role != TOKENIZER}
+def distinct(sources: tuple[Source, ...]) -> list[Source]:
+    """The leaves, each once. Names alone do not tell them apart: their paths are cut."""
+    found = {(each.name, each.sha256, each.licence, each.problem): each for each in leaves(sources)}
+    return [*found.values()]
 
 
-def lost(sources: tuple[Source, ...]) -> dict[str, str]:
-    """Name to reason of those that could not be looked at."""
-    return {source.name: source.problem for source in leaves(sources) if source.problem is not None}
+def licensed(sources: tuple[Source, ...]) -> list[Source]:
+    """All that others made, each once; of a tokenizer where its licence is stated: it may have been made here."""
+    return [each for each in distinct(sources) if each.licence is not None or each.role != TOKENIZER]
 
 
 def given_along(sources: tuple[Source, ...]) -> list[Source]:

@@ -8,15 +8,11 @@ from huggingface_hub import ModelCard
 from distill import __version__
 from distill.config import load_recipe
 from distill.publish.card import opening, results, sections
-from distill.publish.card.choice import Choice, choose_for
 from distill.publish.card.facts import Facts
-from distill.publish.card.licences import check_text
 from distill.publish.card.metadata import metadata
 from distill.publish.card.provenance import published_recipe
-from distill.publish.card.sources import sources_of
 from distill.publish.proof.record import Proof, holds_text
 from distill.publish.student import Subject
-from distill.train.checkpoint import find
 from distill.train.journal import whole, write_atomically
 
 CARD, RECIPE, PICTURE, LICENCE = "README.md", "recipe.yaml", "features.png", "LICENSE"
@@ -25,19 +21,6 @@ FILES = (CARD, RECIPE, PICTURE, LICENCE)
 PNG = b"\x89PNG\r\n\x1a\n"
 CAPTION = "What it makes of pictures."
 """Of a picture that was given; nobody knows more about it here."""
-
-
-def choose_licence(checkpoint: Path, *, licence: str | None = None, licence_text: Path | None = None) -> Choice:
-    """The licence that the card would state, before anything is written, with warnings for whoever publishes it.
-
-    `licence_text` is what goes along as LICENSE: nobody is warned of what it holds. Raises ValueError where the
-    licences of what the student learnt from do not allow the one that is asked for, or are not known and none is asked
-    for, for one that is almost, but not quite, one of the hub's, and for one that it does not know without its text.
-    """
-    text = "" if licence_text is None else licence_text.read_text(encoding="utf-8")
-    found = choose_for(sources_of(find(checkpoint).folder), asked=licence, text=text)
-    check_text(found.name, has_text=bool(text))
-    return found
 
 
 def check_files(*, picture: Path | None, licence_text: Path | None, page: Path | None) -> None:

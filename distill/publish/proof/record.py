@@ -48,7 +48,7 @@ class Proof:
     tolerance: float
     """What no difference exceeds, save `photo_pixels`."""
     texts_wanted: tuple[str, ...] = ()
-    """Licences, of the student and of what it learnt from, whose text has to go along with the weights."""
+    """Names of licences, of the student and of what it learnt from, whose text has to go along with the weights."""
     source_licences: tuple[str, ...] = ()
     """Those of what it learnt from, by name, where they are stated."""
     photos_shown: str | None = None
