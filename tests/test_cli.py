@@ -238,3 +238,16 @@ def test_the_launch_settings_for_two_cpu_processes_start_two_that_know_each_othe
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "launch/cpu_2.yaml")]
     subprocess.run([*launch, str(tmp_path / "probe.py")], capture_output=True, check=True)
     assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["2", "2"]
+
+
+@pytest.mark.parametrize("arguments", [["eval", "list"], ["teachers"]], ids=" ".join)
+def test_a_reader_that_has_seen_enough_is_no_failure(arguments: list[str]) -> None:
+    code = "import sys, os; os.close(1); os.dup2(int(sys.argv.pop(1)), 1)\n"
+    code += "from distill.cli import main\nsys.exit(main(sys.argv[1:]))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    command = [sys.executable, "-c", code, str(writing), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, pass_fds=[writing])
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

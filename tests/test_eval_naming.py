@@ -35,6 +35,8 @@ def test_a_folder_that_is_called_like_a_data_set_is_that_folder(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "imagenet").mkdir()
     assert data_in_words("knn", {"classes": "imagenet"}) == "folder imagenet"
+    monkeypatch.chdir(tmp_path / "imagenet")
+    assert data_in_words("knn", {"classes": "."}) == "folder imagenet"
 
 
 def test_the_last_part_of_a_path_is_no_pattern():

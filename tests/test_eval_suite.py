@@ -10,11 +10,11 @@ import pytest
 import tiny_layouts
 from rich.console import Console
 from safetensors.numpy import load_file
-from tiny_inputs import write_classes
+from tiny_inputs import write_classes, write_geometry, write_masks
 from tiny_runs import trained
 
 from distill import cli
-from distill.config import Evaluate, RecipeError
+from distill.config import Evaluate, RecipeError, load_recipe
 from distill.config.pages import catalogue
 from distill.eval import TASKS
 from distill.eval.in_training import run_task
@@ -24,7 +24,7 @@ from distill.eval.sets import evaluation_data
 from distill.eval.suite import measure
 from distill.eval.suite.comparison import compare, interval_of, resampled
 from distill.eval.suite.fingerprints import fingerprints
-from distill.eval.suite.measure import Outcome, carry_out
+from distill.eval.suite.measure import Outcome, carry_out, read
 from distill.eval.suite.page import PLACES, Measure, Suite, read_suite
 from distill.eval.suite.subject import Subject, of_a_run
 from distill.eval.suite.tables import columns_of, page
@@ -351,6 +351,50 @@ def test_a_fingerprint_shows_other_pictures_sizes_and_limits(runs):
     for other in (prints(world_seed=5), prints(limit=LIMIT + 1)):
         assert other.keys() == usual.keys()
         assert all(other[name] != usual[name] for name in usual)
+
+
+def counted(key: str, place: str, **settings: str) -> dict:
+    """The fingerprints of what a setting names."""
+    task = {"segmentation": "linear_segmentation", "geometry": "depth", "classes": "knn"}[key]
+    words = [f"evaluate.tasks=[{task}]", f"evaluate.{key}={place}", *(f"evaluate.{k}={v}" for k, v in settings.items())]
+    return fingerprints(evaluation_data(load_recipe("smoke", words), None))
+
+
+def test_a_fingerprint_shows_what_changed_in_files(tmp_path: Path):
+    """Whatever the kind of set: a picture, a truth, and what a mask's values mean."""
+    data, masks, views = tmp_path / "data", tmp_path / "masks", tmp_path / "views"
+    tiny_layouts.nyuv2(data)
+    write_masks(masks, shift=0)
+    write_geometry(views, shift=0)
+    files = {
+        ("geometry", "nyuv2"): [data / "nyuv2/test/rgb/00001.png", data / "nyuv2/test/depth/00001.npy"],
+        ("segmentation", str(masks)): [masks / "images/val/00.jpg", masks / "masks/val/00.png", masks / "classes.json"],
+        ("geometry", str(views)): [views / "1_rgb.jpg", views / "1_depth_mm.png"],
+    }
+    for (key, place), changing in files.items():
+        before = counted(key, place, root=str(data))
+        assert before == counted(key, place, root=str(data))
+        for file in changing:
+            kept = file.read_bytes()
+            meant = file.suffix == ".json"  # of the same length, as every change here
+            file.write_bytes(kept.replace(b'"id": 1', b'"id": 7') if meant else kept[:-1] + bytes([kept[-1] ^ 1]))
+            assert counted(key, place, root=str(data)) != before, file
+            file.write_bytes(kept)
+
+
+def test_a_damaged_measurement_is_measured_again(runs, scenes):
+    first = carried_out(subject(runs[0]), scenes)
+    name = next(iter(first.measured))
+    for file, damaged in ((f"{name}.safetensors", b"short"), (f"{name}.json", b"[]"), (f"{name}.json", b"\xff\xfe")):
+        (first.folder / file).write_bytes(damaged)
+        assert read(first.folder, name) is None
+        again = carried_out(subject(runs[0]), scenes)
+        assert read(again.folder, name) is not None and again.measured[name].values == first.measured[name].values
+
+
+def test_an_encoder_that_is_named_twice_is_refused_before_anything_is_measured(runs, capsys):
+    assert cli.main(["eval", str(runs[0]), f"{runs[0]}/", "--suite", "scenes", "--limit", "5"]) == 2
+    assert capsys.readouterr().err == f"distill: error: {runs[0]}/ is named twice\n"
 
 
 def test_published_rows_stand_beside_what_was_found(runs, tmp_path: Path, monkeypatch, capsys):

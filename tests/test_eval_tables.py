@@ -1,6 +1,7 @@
 """Evaluation data read through `datasets` by column map: tables and folders on disk, their splits, names and errors."""
 
 import json
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from distill.data.splits import open_split
 from distill.eval import evaluation_data
 from distill.eval.command import evaluation_words
 from distill.eval.in_training import evaluate_in_training
+from distill.eval.registry import check_read
 from distill.eval.sets import check_words
 from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
@@ -187,10 +189,16 @@ def test_words_about_tables_and_indices_are_refused_where_they_do_nothing():
         with pytest.raises(ValueError, match=f"{word} does nothing in depth .* it never reads"):
             check_words("depth", [word], table)
         check_words("knn", [f"evaluate.{word}=x", "evaluate.classes=hf:fl"], table)
-    with pytest.raises(ValueError, match="index is a setting of instance_retrieval and does nothing in knn"):
-        check_words("knn", ["evaluate.index=merged"], table)
     check_words("instance_retrieval", ["index", "instances"], folder)
     check_words("knn", ["classes", "root"], folder)
+
+
+def test_a_task_hears_nothing_that_it_does_not_read():
+    for word in ("index=merged", "templates=tcl", "segmentation=ade20k", "columns.mask=m", "num_images=8", "root=x"):
+        heard = word.split("=")[0].split(".")[0] in ("columns", "num_images", "root")
+        with nullcontext() if heard else pytest.raises(ValueError, match=r"^evaluate\.\w+ does nothing in knn, which"):
+            check_read("knn", [f"evaluate.{word}"])
+    check_read("instance_retrieval", ["evaluate.index=merged", "evaluate.instances=uned", "run.device=cpu"])
 
 
 def captioned(folder: Path) -> None:

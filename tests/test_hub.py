@@ -452,6 +452,22 @@ def test_an_update_deletes_what_the_publication_before_wrote(
     assert "warning: stays, and no publication wrote it: notes.md" in said and ".gitattributes" not in said
 
 
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ("library_name: [distill", r"the metadata above .*README\.md are no YAML: "),
+        ("license: [mit, apache-2.0]", r"README\.md: license is \['mit', 'apache-2\.0'\], and not the name of one"),
+    ],
+)
+def test_a_card_that_was_edited_by_hand_is_refused_in_one_sentence(tmp_path: Path, metadata: str, told: str):
+    folder = published(tmp_path / "out")
+    (folder / "README.md").write_text(f"---\n{metadata}\n---\n\n# small\n")
+    with pytest.raises(ValueError, match=told):
+        prepare(folder, REPO, private=True)
+    (folder / "README.md").write_text("---\nlicense: MIT\n---\n\n# small\n")
+    assert not prepare(folder, REPO, private=True).warnings
+
+
 def test_weights_without_a_licence_go_with_a_warning(tmp_path: Path):
     found = prepare(published(tmp_path / "out", licence="unknown"), REPO, private=True)
     assert "warning: the card states no licence" in str(found)

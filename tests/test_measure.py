@@ -244,6 +244,9 @@ def test_what_is_trained_or_where_folders_lie_is_another_measurement():
         measuring_fingerprint(recipe_with("evaluate.segmentation=ade20k", f"evaluate.root={root}")) for root in "ab"
     )
     assert first != second
+    of_a_folder = [["evaluate.segmentation=some/folder", *more] for more in ([], ["evaluate.root=elsewhere"])]
+    unread, also_unread = (measuring_fingerprint(recipe_with(*words)) for words in of_a_folder)
+    assert unread == also_unread
 
 
 def test_how_a_table_is_read_counts_only_where_one_is_read():

@@ -71,6 +71,8 @@ def evaluate(options: argparse.Namespace) -> int:
         raise ValueError(f"{said}; name one of {', '.join((*TASKS, AGREEMENT))}, or a --suite")
     task = bare[0]
     if options.limit is not None:
+        if any(word.partition("=")[0].removeprefix("evaluate.") == "num_images" for word in settings):
+            raise ValueError("--limit and num_images say the same thing twice; give one of them")
         settings.append(f"evaluate.num_images={options.limit}")
     if not path.exists() and ":" in options.path:
         from distill.eval.of_a_family import evaluate_family
@@ -86,5 +88,9 @@ def list_data_sets(options: argparse.Namespace) -> int:
 
     from distill.catalogue.listing import show
 
-    show(options.names, options.root, console=Console())
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # the reader has seen enough, which is no failure
+
+    show(options.names, options.root, console=Piped())
     return 0

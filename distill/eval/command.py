@@ -21,6 +21,7 @@ from distill.eval import TASKS, EvaluationData, TaskResult, evaluation_data
 from distill.eval.in_training import run_task
 from distill.eval.metrics import shown_value
 from distill.eval.naming import data_in_words
+from distill.eval.registry import check_read
 from distill.eval.sets import check_words
 from distill.eval.suite.fingerprints import fingerprints
 from distill.eval.with_teacher import agreement, pictures_of_agreement
@@ -51,6 +52,7 @@ def evaluate_checkpoint(path: str | Path, task: str, overrides: Sequence[str] = 
     measured = [] if task == AGREEMENT else [task]
     # What the run measured in training is not asked for here, nor are the rules about it.
     recipe = load_recipe(str(found.folder / "recipe.yaml"), [f"evaluate.tasks={measured}", *settings])
+    check_read(task, settings)
     check_words(task, settings, recipe.evaluate)
     limited = any(setting.startswith("evaluate.num_images=") for setting in settings)
     num_images = recipe.evaluate.num_images if limited else None

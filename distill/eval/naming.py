@@ -34,14 +34,14 @@ def data_in_words(task: str, asked: Mapping[str, Any]) -> str:
         return f"table {last_part(place.removeprefix(PREFIX))}" + (f", split {split}" if split else "")
     if place in DATA_SETS and not Path(place).is_dir():  # of a folder that is called like a data set, it is the folder
         return _title(place)
-    return f"folder {last_part(place)}"
+    return f"folder {Path(place).resolve().name}"
 
 
 def last_part(path: str) -> str:
     """What a path ends in: `photos` of `/data/photos/`. Of a glob with the folder that it looks in: `photos/*.jpg`."""
     parts = Path(path).parts
     first = next((number for number, part in enumerate(parts) if WILD.search(part)), len(parts))
-    return "/".join(part for part in parts[max(first - 1, 0) :] if part not in ("/", "..", "~"))
+    return "/".join(part for part in parts[max(first - 1, 0) :] if part not in ("/", ".", "..", "~"))
 
 
 def _title(name: str) -> str:

@@ -13,6 +13,7 @@ from distill.encoders.dual import DualEncoder
 from distill.eval import TASKS, evaluation_data
 from distill.eval.command import evaluation_words, save_result, show_result
 from distill.eval.in_training import run_task
+from distill.eval.registry import check_read
 from distill.eval.sets import check_words
 
 FOLDER = Path("runs/eval")
@@ -38,6 +39,7 @@ def evaluate_family(model: str, task: str, overrides: Sequence[str] = ()) -> int
         raise ValueError(f"{model} has no text tower, and {task} needs one")
     size = of_encoder.get("image_size", str(source.image_size))
     recipe: Recipe = recipe_from_words([f"data.image_size={size}", f"evaluate.tasks=[{task}]", *words])
+    check_read(task, words)
     check_words(task, words, recipe.evaluate)
     try:
         source.image.grid(recipe.data.image_size, recipe.data.image_size)

@@ -1,11 +1,13 @@
 """The tasks as a recipe asks for them: from its `evaluate` section to each task's own settings."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from distill.config import Evaluate
 from distill.encoders.dual import DualEncoder
 from distill.eval.metrics import TaskResult
+from distill.eval.naming import PLACE_OF
 from distill.eval.sets import EvaluationData
 from distill.eval.tasks import (
     alignment,
@@ -51,6 +53,19 @@ READS: dict[str, tuple[str, ...]] = {
     "alignment": ("templates", "hidden_ratio", "precision"),
 }
 """Settings of `evaluate` that a task reads, beside where its pictures are and how many."""
+HOW_TO_READ = ("root", "columns", "class_names", "split", "num_images")
+"""Settings that every task reads: about tables, `distill.eval.sets.check_words` says more."""
+
+
+def check_read(task: str, words: Iterable[str]) -> None:
+    """Raises ValueError for words, as `evaluate.templates=tcl`, about what this task does not read."""
+    if task not in READS:
+        return
+    read = (*READS[task], PLACE_OF[task], *HOW_TO_READ)
+    said = [word.partition("=")[0] for word in words if word.startswith("evaluate.")]
+    unread = [key for key in said if key.split(".")[1] not in read]
+    if unread:
+        raise ValueError(f"{unread[0]} does nothing in {task}, which reads {', '.join(read)}")
 
 
 def zero_shot_settings(data: EvaluationData, asked: Evaluate) -> ZeroShotSettings:

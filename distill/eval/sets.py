@@ -175,8 +175,6 @@ def check_words(task: str, words: Iterable[str], asked: Evaluate) -> None:
     A recipe's page may say them for other tasks.
     """
     said = {word.partition("=")[0].removeprefix("evaluate.").partition(".")[0] for word in words}
-    if "index" in said and task != "instance_retrieval":
-        raise ValueError(f"evaluate.index is a setting of instance_retrieval and does nothing in {task}")
     key = TABLE_OF.get(task)
     silent = [name for name in OF_TABLES if name in said]
     if silent and (key is None or not is_table(vars(asked)[key] or "")):

@@ -22,11 +22,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
+from yaml import YAMLError
 
 from distill.encoders.weights import sha256_of_weights
 from distill.publish.card import FILES as OF_THE_CARD
 from distill.publish.card import PICTURE
-from distill.publish.card.licences import NOT_CHOSEN, holds, is_own, terms_of, wants_copy, wants_kept
+from distill.publish.card.licences import NOT_CHOSEN, holds, is_own, named_by, terms_of, wants_copy, wants_kept
 from distill.publish.proof.record import FILE as PROOF
 
 CARD, LICENCE = "README.md", "LICENSE"
@@ -225,8 +226,7 @@ def _at_home_there(files: dict[str, Path], repo: str) -> dict[str, Path | bytes]
 
 def _warnings(folder: Path) -> tuple[str, ...]:
     """Raises ValueError when a licence's text has to go along and is not there; one that should is warned of."""
-    stated: dict[str, Any] = metadata_load(folder / CARD) or {}
-    licence = stated.get("license_name", stated.get("license"))
+    licence = _stated_licence(folder / CARD)
     proof = json.loads((folder / PROOF).read_text(encoding="utf-8"))
     text = (folder / LICENCE).read_text(encoding="utf-8", errors="replace") if (folder / LICENCE).is_file() else ""
     own = [licence] if licence is not None and is_own(licence) else []
@@ -243,6 +243,18 @@ def _warnings(folder: Path) -> tuple[str, ...]:
     if shown := proof.get("photos_shown"):
         said.append(f"{PICTURE} shows {shown}: see that you may give them on; --no-picture publishes without")
     return tuple(said)
+
+
+def _stated_licence(card: Path) -> str | None:
+    """Cards may be edited by hand. Raises ValueError for metadata that are none."""
+    try:
+        stated: dict[str, Any] = metadata_load(card) or {}
+    except (YAMLError, ValueError) as problem:
+        raise ValueError(f"the metadata above {card} are no YAML: {' '.join(str(problem).split())}") from problem
+    found = stated.get("license_name", stated.get("license"))
+    if found is not None and not isinstance(found, str):
+        raise ValueError(f"{card}: license is {found!r}, and not the name of one")
+    return None if found is None else named_by(found)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor
 
+from distill.catalogue.data_sets import DATA_SETS
 from distill.config import Recipe
 from distill.encoders.dual import DualEncoder
 from distill.environment import environment
@@ -84,10 +85,11 @@ def measure_run(run: Path, recipe: Recipe | None = None, *, num_images: int | No
 
 
 def measuring_fingerprint(recipe: Recipe, num_images: int | None = None) -> str:
-    """16 hexadecimal digits that are equal exactly when two runs of a recipe are measured in the same way.
+    """16 hexadecimal digits that are equal when two runs of a recipe are asked to be measured in the same way.
 
-    Computed from the tasks and their settings, the pictures (of folders only the path counts) and FORMAT. What the
-    measured encoder is, where it is measured and in which batches does not count.
+    Computed from the tasks and their settings, the pictures (of folders only the path counts, of data sets the name and
+    `evaluate.root`, not DISTILL_DATA) and FORMAT. What the measured encoder is, where it is measured and in which
+    batches does not count.
     """
     data = evaluation_data(_asking(recipe, ()), None)  # sizes alone: no pictures for no tasks
     tasks = {task: asdict(settings) for task, settings in _settings(recipe, data).items()}
@@ -219,7 +221,9 @@ def _pictures(recipe: Recipe, count: int) -> dict[str, Any]:
     taken = {"num_images": count, "image_size": recipe.data.image_size}
     asked = recipe.evaluate
     if asked.segmentation is not None:
-        taken |= {"folder": asked.segmentation} | ({"root": asked.root} if asked.root else {})
+        taken |= {"folder": asked.segmentation}
+        if asked.segmentation in DATA_SETS and asked.root is not None:
+            taken["root"] = str(Path(asked.root).resolve())
         if is_table(asked.segmentation):
             taken["read_by"] = (asdict(asked.columns), asked.class_names, asked.split)
         return taken

@@ -32,6 +32,8 @@ class View:
     picture: Path
     depth: Callable[[], Float[Tensor, "H W"]]
     normals: Callable[[], Float[Tensor, "3 H W"]]
+    known: tuple[Path, ...]
+    """Files that these two read; of normals both that may be there."""
     crop: Crop | None = None
     """The part that published scores of depth count."""
 
@@ -83,6 +85,7 @@ def nyuv2(folder: Path, split: str) -> list[View]:
             picture=picture,
             depth=lambda file=depth: read_depth(file),
             normals=lambda stem=depth.stem: read_normals(folder / split / "normals", stem),
+            known=(depth, *(folder / split / "normals" / f"{depth.stem}{suffix}" for suffix in (".npy", ".png"))),
             crop=EIGEN_CROP,
         )
         for picture, depth in by_stem(depths, folder / split / "rgb")
@@ -119,6 +122,7 @@ def _navi_view(scene: Path, about: dict) -> View:
         picture=scene / "images" / name,
         depth=lambda: read_disparity(file),
         normals=lambda: normals_from_depth(read_disparity(file), focal=focal),
+        known=(file,),
     )
 
 

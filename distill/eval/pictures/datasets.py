@@ -46,6 +46,7 @@ class FolderSegmentation:
         self.class_names, self.num_things, self._label_of = _read_classes(self.path / "classes.json")
         masks = sorted((self.path / "masks" / split).glob("*.png"))
         self.masks = [masks[index] for index in spread(len(masks), limit)]
+        self.pictures = [self.path / "images" / split / f"{mask.stem}.jpg" for mask in self.masks]
         if not masks:
             raise ValueError(f"{self.path / 'masks' / split} holds no .png masks")
 
@@ -54,7 +55,7 @@ class FolderSegmentation:
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Int[Tensor, "H W"]]:
         mask_file = self.masks[index]
-        pixels = to_pixels(read_image(self.path / "images" / self.split / f"{mask_file.stem}.jpg").convert("RGB"))
+        pixels = to_pixels(read_image(self.pictures[index]).convert("RGB"))
         ids = torch.from_numpy(np.array(read_image(mask_file))).long()
         check_size(ids, pixels, mask_file)
         labels = self._label_of[ids.clamp(max=NUM_IDS)]
@@ -69,17 +70,18 @@ class FolderCaptions:
     """`images/SPLIT/*` with `captions_SPLIT.json`: {file name: list of captions}. Whole pictures, made square."""
 
     def __init__(self, path: str | Path, split: str = "val", *, image_size: int, limit: int | None = None):
-        self.folder, self.image_size = Path(path) / "images" / split, image_size
+        self.image_size = image_size
         captions = read_object(Path(path) / f"captions_{split}.json")
         names = sorted(captions)
-        self.names = [names[index] for index in spread(len(names), limit)]
-        self.captions: list[list[str]] = [captions[name] for name in self.names]
+        chosen = [names[index] for index in spread(len(names), limit)]
+        self.files = [Path(path) / "images" / split / name for name in chosen]
+        self.captions: list[list[str]] = [captions[name] for name in chosen]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.files)
 
     def pixels(self, start: int, stop: int) -> Float[Tensor, "B 3 H W"]:
-        return read_squares([self.folder / name for name in self.names[start:stop]], self.image_size)
+        return read_squares(self.files[start:stop], self.image_size)
 
 
 class ClassFolder:

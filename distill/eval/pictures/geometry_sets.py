@@ -53,17 +53,17 @@ class FolderGeometry:
         names = sorted(each.name.removesuffix(ending) for each in self.folder.glob(f"*{ending}"))
         if not has_splits:
             names = names[::2] if split == "train" else names[1::2]
-        self.names = names[:limit]
-        if not self.names:
+        self.files = [(self.folder / f"{name}_rgb.jpg", self.folder / f"{name}{ending}") for name in names[:limit]]
+        """Picture and truth."""
+        if not self.files:
             raise ValueError(f"{self.folder} holds no NAME{ending} beside NAME_rgb.jpg for {split}")
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "*channels H W"]]:
-        name = self.names[index]
-        file = self.folder / f"{name}{FILES[self.what]}"
-        pixels = torch.from_numpy(_read(self.folder / f"{name}_rgb.jpg", "RGB")).movedim(2, 0).float() / 255
+        picture, file = self.files[index]
+        pixels = torch.from_numpy(_read(picture, "RGB")).movedim(2, 0).float() / 255
         truth = _depth(file) if self.what == "depth" else _normals(file)
         if truth.shape[-2:] != pixels.shape[-2:]:
             raise ValueError(f"{file} is {tuple(truth.shape[-2:])} and its picture {tuple(pixels.shape[-2:])}")

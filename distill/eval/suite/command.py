@@ -48,6 +48,9 @@ def evaluate_suite(
             raise FileNotFoundError(f"{model}: no such run or checkpoint folder, and no FAMILY:NAME")
     if own.get("weights") is not None and len(families) != 1:
         raise ValueError("weights=FILE is of one encoder FAMILY:NAME; of several, measure them one after the other")
+    places = [str(Path(model).resolve()) if Path(model).exists() else model for model in models]
+    if twice := [model for number, model in enumerate(models) if places[number] in places[:number]]:
+        raise ValueError(f"{twice[0]} is named twice")
     size = _pixels(own["image_size"]) if "image_size" in own else None
     console = Console(stderr=True)
     outcomes: list[Outcome] = []

@@ -1,9 +1,11 @@
 """What a task was measured on, as numbers that two people can compare.
 
 A fingerprint is made of how many pictures there are and what is said about them: names of classes, all captions, all
-labels and the names and sizes of all files that the set lists. Of a set that lists no files, such as scenes, the 8-bit
-pixels of a few pictures count as well. So another release of the data, another limit, and a label that moved all show;
-where the files lie, and the size at which an encoder looks at them, do not.
+labels, what turns a mask's values into labels, and the names and sizes of all files that the set lists, pictures and
+truths; of a few of them also what is in them. Of a set that lists no files, such as scenes, the 8-bit pixels of a few
+pictures count. So another release of the data, another limit, and a label that moved show. Where the files lie, and the
+size at which an encoder looks at them, do not; nor does a change inside of files that keeps their sizes and is in none
+of the few.
 """
 
 import hashlib
@@ -25,7 +27,7 @@ from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
 
 NUM_LOOKED = 8
-"""Pictures whose pixels count in a set that lists no files."""
+"""Places whose files, or pixels in a set that lists no files, are read."""
 
 
 def fingerprints(data: EvaluationData) -> dict[str, dict[str, Any]]:
@@ -57,7 +59,9 @@ def _digest(held: Any) -> str:
     for value in vars(held).values():
         listed.add(value)
     found.update(listed.sum.digest())
-    for place in () if listed.num_files else spread(len(held), NUM_LOOKED):
+    for file in listed.looked_at():
+        found.update(file.read_bytes())
+    for place in () if listed.files else spread(len(held), NUM_LOOKED):
         for tensor in _shown(held, place):
             found.update(f"{tuple(tensor.shape)}".encode())
             found.update(_bytes(tensor))
@@ -69,17 +73,18 @@ class Listing:
 
     def __init__(self) -> None:
         self.sum = hashlib.sha256()
-        self.num_files = 0
+        self.files: list[Path] = []
 
     def add(self, value: Any, *, inside: bool = False) -> None:
-        """Lists and what is in them; single values of a set are its settings, which the measurement knows."""
+        """Lists and what is in them; single values of a set are its settings, which the measurement knows, but for
+        tables, which are tensors."""
         if isinstance(value, Path) and inside:
-            self.num_files += 1
+            self.files.append(value)
             size = value.stat().st_size if value.is_file() else 0
             self.sum.update(f"{'/'.join(value.parts[-2:])} {size}\n".encode())
         elif isinstance(value, str | int | float | None) and inside:
             self.sum.update(f"{value!r}\n".encode())
-        elif isinstance(value, Tensor) and inside:
+        elif isinstance(value, Tensor):
             self.sum.update(_bytes(value))
         elif isinstance(value, dict):
             for key, each in value.items():
@@ -91,6 +96,12 @@ class Listing:
         elif is_dataclass(value) and inside:
             for each in vars(value).values():
                 self.add(each, inside=True)
+
+    def looked_at(self) -> list[Path]:
+        """Some of the files that are there, each with the next one: a picture and its truth, where these alternate."""
+        there = [file for file in self.files if file.is_file()]
+        places = {place + step for place in spread(len(there), NUM_LOOKED) for step in (0, 1)}
+        return [there[place] for place in sorted(places) if place < len(there)]
 
 
 def _said(held: Any) -> list[Any]:

@@ -132,17 +132,20 @@ def folder_of(subject: Subject, suite: Suite, limit: int | None) -> Path:
 
 
 def read(folder: Path, name: str, identity: dict[str, Any] | None = None) -> Measured | None:
-    """A kept measurement; None where there is none, or one that was made with something else than `identity`."""
-    file = folder / f"{name}.json"
+    """A kept measurement; None where there is none that is whole, or one that was made with something else than
+    `identity`."""
+    file, pictures = folder / f"{name}.json", folder / f"{name}.safetensors"
     try:
-        page = json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        page = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
         return None
-    if page.get("format") != FORMAT or not (folder / f"{name}.safetensors").is_file():
+    if not isinstance(page, dict) or page.get("format") != FORMAT or not pictures.is_file():
         return None
     try:
         found = Measured(**{key: value for key, value in page.items() if key != "format"})
     except TypeError:  # another version's page
+        return None
+    if found.pictures_sha256 != sha256_of(pictures):
         return None
     return found if identity is None or found.identity == identity else None
 
