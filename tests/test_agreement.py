@@ -11,6 +11,8 @@ from tiny_runs import numbers, opened, tiny, trained
 from torch import Tensor
 
 from distill import cli
+from distill.compose.teaching import load_alone
+from distill.config import load_recipe
 from distill.eval.command import evaluate_checkpoint, load_encoder
 from distill.eval.tasks.agreement import common_neighbours, linear_cka
 
@@ -140,6 +142,18 @@ def test_untrained_is_the_student_that_the_run_started_with(cached: bool, inputs
     assert not all(torch.equal(value, start[name]) for name, value in load_encoder(run)[0].state_dict().items())
     evaluate_checkpoint(run, "knn", ["side=untrained", "num_images=12"])
     assert json.loads((run / "eval" / "knn.untrained.json").read_text())["step"] == 0
+
+
+@pytest.mark.parametrize(("member", "key"), [("", "teacher"), ("own", "teacher.members.own")])
+def test_a_lost_teacher_is_called_by_its_setting(member: str, key: str, tmp_path: Path, monkeypatch):
+    """Also where its cache is there."""
+    monkeypatch.chdir(tmp_path)
+    for cached in ([], ["teacher.cache=cache"]):
+        recipe = load_recipe("smoke", ["teacher.kind=frozen", "teacher.checkpoint=runs/lost", *cached])
+        with pytest.raises(ValueError) as caught:
+            load_alone(recipe, member=member)
+        assert str(caught.value).startswith(f"{key}.checkpoint=runs/lost: runs/lost is neither a run folder")
+        assert str(caught.value).endswith("; relative paths begin where the command is given")
 
 
 def test_a_run_without_a_loaded_teacher_and_the_teacher_itself_are_refused(inputs: Path, capsys):

@@ -85,6 +85,23 @@ def test_a_command_that_is_none_shows_the_usage(arguments: list[str], capsys: py
 
 
 @pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (["train"], "RECIPE"),
+        (["eval"], "RUN|CHECKPOINT|FAMILY:NAME"),
+        (["recipes", "show"], "RECIPE"),
+        (["study", "plan"], "STUDY"),
+        (["cache", "plan"], "RECIPE"),
+        (["show", "pca"], "--to"),
+    ],
+)
+def test_only_what_must_be_given_is_missed(arguments: list[str], missing: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert capsys.readouterr().err.endswith(f"the following arguments are required: {missing}\n")
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["--help"],

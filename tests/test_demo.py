@@ -23,6 +23,7 @@ from distill.demo.guard import check_host, hosts_of, is_here, is_loopback
 from distill.demo.limits import Limits, class_names, query, read_upload
 from distill.demo.maps import Looker
 from distill.demo.markup import header, notice, section
+from distill.demo.serve import check_extra
 from distill.show.content import Content, Panel, Row, Scale
 from distill.show.models import Asked, load_model
 from distill.show.pictures import Picture, scene_pictures
@@ -289,13 +290,21 @@ def test_a_taken_port_is_said_before_models_are_loaded(capsys: pytest.CaptureFix
     assert "cannot be listened at" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("version", ["5.49.1", "6.30.2", "7.0.0"])
 def test_a_gradio_that_the_page_was_not_made_for_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    version: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     pytest.importorskip("gradio")
-    monkeypatch.setattr("distill.demo.serve.version", lambda _: "5.49.1")
+    monkeypatch.setattr("distill.demo.serve.version", lambda _: version)
     assert cli.main(["demo", "timm:nowhere"]) == 2
-    assert "the demo needs gradio 6, and 5.49.1 is installed" in capsys.readouterr().err
+    assert f"the demo needs gradio 6.31 or a later 6, and {version} is installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", ["6.31.0", "6.40.1"])
+def test_a_later_gradio_of_the_same_major_version_will_do(version: str, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("gradio")
+    monkeypatch.setattr("distill.demo.serve.version", lambda _: version)
+    check_extra()
 
 
 def test_without_gradio_the_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

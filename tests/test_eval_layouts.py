@@ -23,7 +23,7 @@ from distill.catalogue.listing import show
 from distill.config import load_recipe
 from distill.contracts import ImageEncoder, SegmentationSet, Tokens
 from distill.encoders.dual import DualEncoder
-from distill.eval import evaluation_data
+from distill.eval import TASKS, evaluation_data
 from distill.eval.command import evaluation_words
 from distill.eval.in_training import evaluate_in_training
 from distill.eval.layouts import (
@@ -38,6 +38,7 @@ from distill.eval.layouts import (
 from distill.eval.layouts.geometry import normals_from_depth
 from distill.eval.layouts.names import FOLDER, ids, names, rows
 from distill.eval.layouts.registry import READERS
+from distill.eval.naming import PLACE_OF
 from distill.eval.pictures.things import num_things_of
 from distill.eval.tasks.knn import ClassifiedPictures
 from distill.eval.tasks.retrieval import CaptionedPictures
@@ -131,7 +132,14 @@ def test_every_data_set_and_every_list_of_names_is_looked_at():
     assert set(BUILD) == set(DATA_SETS) == set(READERS) and set(LABELS) == set(MASKS) and len(MASKS) == 10
     assert set(COUNTS) == {file.stem for file in FOLDER.glob("*.txt")}
     served = {task for data in DATA_SETS.values() for task in data.tasks}
-    assert {"zero_shot_segmentation", "linear_segmentation", "retrieval", "knn", "depth", "normals"} <= served
+    assert served == {*TASKS, "agreement"}
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_a_data_set_names_every_task_that_is_measured_on_its_kind(name: str):
+    """Captions are asked for by the setting that also names masks."""
+    measured = {task for task in PLACE_OF if PLACE_OF[task] == PLACE_OF[DATA_SETS[name].tasks[0]]}
+    assert {*DATA_SETS[name].tasks} in (measured, measured - {"retrieval"}, {"retrieval"})
 
 
 @pytest.mark.parametrize("name", DATA_SETS)

@@ -22,12 +22,12 @@ from distill.eval.registry import READS
 from distill.eval.remembered import remembering
 from distill.eval.sets import evaluation_data
 from distill.eval.suite import measure
-from distill.eval.suite.comparison import compare, interval_of, resampled
+from distill.eval.suite.comparison import Compared, Interval, Score, compare, interval_of, resampled
 from distill.eval.suite.fingerprints import fingerprints
 from distill.eval.suite.measure import Outcome, carry_out, read
 from distill.eval.suite.page import PLACES, Measure, Suite, read_suite
 from distill.eval.suite.subject import Subject, of_a_run
-from distill.eval.suite.tables import columns_of, page
+from distill.eval.suite.tables import beside, cell, columns_of, page
 from distill.resampling import PictureCounts, PictureValues, picture_statistics, score
 
 QUIET = Console(quiet=True)
@@ -424,6 +424,21 @@ def test_published_rows_stand_beside_what_was_found(runs, tmp_path: Path, monkey
     assert (called["ade150"], called["nyu_depth"]) == ("ADE20K", "NYU Depth v2")
     identity = kept["measured"]["ade150"]["identity"]
     assert identity["data"]["segmentation"]["sha256"] and len(identity["weights_sha256"]) == 64
+
+
+def test_on_the_terminal_every_value_has_its_unit_as_that_of_one_task():
+    def compared(column: str, first: float, second: float) -> Compared:
+        scores = tuple(
+            Score(value=value, interval=Interval(low=value / 2, high=value * 2)) for value in (first, second)
+        )
+        differences = (None, Interval(low=0.01, high=0.1))
+        return Compared(column=column, scores=scores, differences=differences, alike=(True, True))
+
+    depth, knn = compared("depth/rmse_metres", 2.08, 1.04), compared("knn/accuracy", 0.062, 0.0744)
+    assert [cell(depth, 0), cell(knn, 0)] == ["2.080 m [1.040, 4.160]", "6.20 % [3.10, 12.40]"]
+    assert [beside(depth, 1), beside(knn, 1)] == ["1.040 m (-1.040*)", "7.44 % (+1.24*)"]
+    assert beside(knn, 0) == "6.20 %"
+    assert cell(compared("normals/rmse_degrees", 20.0, 20.0), 1) == "20.000 ° [10.000, 40.000]"
 
 
 def test_several_encoders_stand_in_one_page(runs, tmp_path: Path, capsys):

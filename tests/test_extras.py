@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.demo.serve import GRADIO
 from distill.extras import EXTRAS, check_installed, optional_module
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -30,6 +31,12 @@ def test_every_package_comes_with_its_extra_and_every_extra_is_known():
         for package in packages
     }
     assert brought == EXTRAS
+
+
+def test_the_page_has_one_bound_wherever_it_is_declared():
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    bounds = {each for packages in declared.values() for each in packages if each.startswith("gradio")}
+    assert bounds == {f"gradio>={GRADIO[0]}.{GRADIO[1]},<{GRADIO[0] + 1}"}
 
 
 def test_every_package_that_is_imported_is_declared():

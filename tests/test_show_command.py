@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from distill import cli
 from distill.cli.show import MAPS
 from distill.show import sheet
 from distill.show.command import told_apart
+from distill.show.content import Frame
 from distill.show.models import Asked, load_model
 from distill.show.pictures import scene_pictures
-from distill.show.views import VIEWS
+from distill.show.views import VIEWS, Looking
 from distill.show.views.geometry import GeometrySettings
 from distill.show.views.geometry import _of as geometry_note
-from distill.show.words import split_words
+from distill.show.words import settings_of, split_words
 
 SMALL = ["num_pictures=3", "height=0.6", "width=6"]
 WORDS = {
@@ -118,6 +120,8 @@ def test_a_checkpoint_that_is_passed_over_is_named(run: Path, tmp_path: Path, ca
 def test_models_of_one_name_are_told_apart(run: Path):
     model = load_model(Asked(place=str(run)))
     assert [each.title for each in told_apart([model, model])] == ["smoke (1)", "smoke (2)"]
+    models = [replace(model, title=title) for title in ("a", "a", "a (1)", "b")]
+    assert [each.title for each in told_apart(models)] == ["a (2)", "a (3)", "a (1)", "b"]
 
 
 def test_what_stands_behind_a_model_is_said_of_it():
@@ -140,7 +144,25 @@ def test_scenes_are_the_same_at_every_size(run: Path):
         assert one.truth.class_names == two.truth.class_names
 
 
+@pytest.mark.parametrize("what", VIEWS)
+def test_every_model_has_its_row_whatever_it_is_called(what: str, run: Path):
+    """Also one that is called like a row of the sheet's own."""
+    model = load_model(Asked(place=str(run)))
+    pictures = scene_pictures(model.recipe.data.scenes, limit=1, side=48)
+    looking = Looking(frame=Frame(height=48, widest=48), image_size=32, scenes=model.recipe.data.scenes)
+    said = {"query": "a red circle", "fitted": "16", "num": "3"}
+    known = VIEWS[what].settings.__dataclass_fields__
+    [settings] = settings_of({key: said[key] for key in said if key in known}, (VIEWS[what].settings,), what=what)
+    titles = ["truth", "picture", "same", "same"]
+    content = VIEWS[what].show([replace(model, title=title) for title in titles], pictures, settings, looking)
+    rows = [row.title for row in content.rows]
+    assert rows[-4:] == titles
+    if what in ("depth", "normals", "segmentation"):
+        assert rows[-5] == "truth" and content.rows[-5].panels[0].below == "" != content.rows[-4].panels[0].below
+
+
 MISTAKES = {
+    "scenes for which there is no memory": (["pca", "RUN", "image_size=2048", "num_pictures=200"], "fewer pictures"),
     "no model": (["pca"], "no model is named"),
     "no such run": (["pca", "nowhere"], "no such run or checkpoint folder"),
     "unknown setting": (["pca", "RUN", "basi=own"], "did you mean basis"),

@@ -242,7 +242,7 @@ def with_normals_in_it() -> Picture:
 def test_a_probe_that_knows_the_depth_draws_the_truth_dark_near_and_yellow_far():
     picture = with_depth_in_it()
     size = LOOKING.frame.size_of(picture)
-    probes = {"oracle": lambda each: geometry.upsample(each.truth.depth[None, None], size)[0, 0]}
+    probes = [("oracle", lambda each: geometry.upsample(each.truth.depth[None, None], size)[0, 0])]
     content = draw_depth(probes, [picture], GeometrySettings(), LOOKING)
     assert np.array_equal(panel(content, "truth"), panel(content, "oracle"))
     assert content.rows[2].panels[0].below == "0.00 m off"
@@ -263,7 +263,7 @@ def check_depth(content: Content) -> None:
 def test_a_probe_that_knows_the_normals_draws_the_truth_red_right_green_up_and_blue_towards_the_camera():
     picture = with_normals_in_it()
     size = LOOKING.frame.size_of(picture)
-    probes = {"oracle": lambda each: geometry.normals.normals_of(each.truth.normals[None], size=size)[0]}
+    probes = [("oracle", lambda each: geometry.normals.normals_of(each.truth.normals[None], size=size)[0])]
     content = draw_normals(probes, [picture], GeometrySettings(), LOOKING)
     assert np.array_equal(panel(content, "truth"), panel(content, "oracle"))
     assert content.rows[2].panels[0].below == "0° off"

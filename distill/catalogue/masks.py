@@ -5,7 +5,8 @@ from functools import partial
 
 from distill.catalogue.layout import DataSet
 
-mask_set = partial(DataSet, kind="segmentation", tasks=("zero_shot_segmentation", "linear_segmentation"))
+TASKS = ("zero_shot_segmentation", "linear_segmentation", "alignment")
+mask_set = partial(DataSet, kind="segmentation", tasks=TASKS)
 SPLITS = {"train": "train", "val": "val"}
 
 VOC = mask_set(

@@ -17,7 +17,7 @@ CLASSES: dict[str, DataSet] = {
     "imagenet": DataSet(
         title="ImageNet-1K, 1000 classes",
         kind="classes",
-        tasks=("zero_shot_classification", "knn", "linear_classification"),
+        tasks=("zero_shot_classification", "knn", "linear_classification", "health", "agreement"),
         page="https://image-net.org (ILSVRC2012_img_val.tar sorted into folders, ILSVRC2012_img_train.tar)",
         folders=("ImageNet", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
         tree="{train,val}/n01440764/*.JPEG (a folder for each of the 1000 WordNet ids)",

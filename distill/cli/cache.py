@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     for name, summary in about.items():
         action = add_command(actions, name, summary, run=cache(name))
         action.add_argument("recipe", metavar="RECIPE", help="a name of `distill recipes list`, or a YAML file")
-        action.add_argument("words", metavar="key=value", nargs="*", help=SETTINGS)
+        action.add_argument("words", metavar="key=value", nargs="*", default=[], help=SETTINGS)
         if name == "write":
             action.add_argument("--to", type=Path, metavar="FOLDER", help="(default: the recipe's teacher.cache)")
 

@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     summary = "serve a local page that shows what encoders make of a picture (extra: demo)"
     parser = add_command(commands, "demo", summary, HELP, run=demo)
     about = "RUN, CHECKPOINT or FAMILY:NAME, any number of them, and what is said of each"
-    parser.add_argument("words", metavar="MODEL|key=value", nargs="*", help=about)
+    parser.add_argument("words", metavar="MODEL|key=value", nargs="*", default=[], help=about)
     parser.add_argument("--images", type=Path, metavar="PLACE", help="a picture or a folder of them, as examples")
     about = "a folder, or a name of `distill eval list`: what probes of depth and normals are fitted on"
     parser.add_argument("--geometry", metavar="FOLDER", help=about)

@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
     about = "run folder, checkpoint folder, or an encoder as in teacher.model; with --suite any number of them"
     parser.add_argument("path", metavar="RUN|CHECKPOINT|FAMILY:NAME", help=about)
     about = "one task, see below, and settings of the evaluation as key=value"
-    parser.add_argument("words", metavar="TASK|key=value", nargs="*", help=about)
+    parser.add_argument("words", metavar="TASK|key=value", nargs="*", default=[], help=about)
     parser.add_argument("--suite", metavar="NAME", help="many tasks in one go: tipsv2, scenes, samples, or a page")
     parser.add_argument("--limit", type=positive, metavar="N", help="a quick look at N pictures of each set")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="with several encoders: where the comparison goes")
@@ -49,7 +49,9 @@ def build_list_parser() -> argparse.ArgumentParser:
     """`eval list` stands where `eval RUN` has its run, so it has a parser of its own."""
     summary = "List the data sets that evaluation knows, what is measured on them, and which are there."
     parser = argparse.ArgumentParser(prog="distill eval list", description=summary)
-    parser.add_argument("names", metavar="NAME", nargs="*", help="show the layout of these, and where they come from")
+    parser.add_argument(
+        "names", metavar="NAME", nargs="*", default=[], help="show the layout of these, and where they come from"
+    )
     parser.add_argument("--root", type=Path, metavar="FOLDER", help="holds the data sets (default: DISTILL_DATA)")
     parser.set_defaults(command=list_data_sets)
     return parser

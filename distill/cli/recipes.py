@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     add_command(actions, "list", "names and descriptions", run=show_names)
     action = add_command(actions, "show", "the resolved page as YAML", run=show_recipe)
     action.add_argument("recipe", metavar="RECIPE")
-    action.add_argument("words", metavar="key=value", nargs="*", help=SETTINGS)
+    action.add_argument("words", metavar="key=value", nargs="*", default=[], help=SETTINGS)
 
 
 def show_names(options: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "show", summary, HELP, run=show)
     parser.add_argument("what", metavar="WHAT", choices=MAPS, help=f"{', '.join(MAPS)}, see below")
     about = "RUN, CHECKPOINT or FAMILY:NAME, any number of them, and settings of the kind of map"
-    parser.add_argument("words", metavar="MODEL|key=value", nargs="*", help=about)
+    parser.add_argument("words", metavar="MODEL|key=value", nargs="*", default=[], help=about)
     parser.add_argument("--images", type=Path, metavar="PLACE", help="a picture, or a folder of pictures")
     parser.add_argument("--to", type=Path, required=True, metavar="FILE", help="the sheet: .png, or .pdf with pages")
 

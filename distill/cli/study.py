@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
 def _add_runs(action: argparse.ArgumentParser, name: str) -> None:
     """Which runs of a study are meant, and what the action `name` takes beside that."""
     action.add_argument("study", metavar="STUDY", help="a name of `distill study list`, or a YAML file")
-    action.add_argument("words", metavar="key=value", nargs="*", help=SETTINGS)
+    action.add_argument("words", metavar="key=value", nargs="*", default=[], help=SETTINGS)
     action.add_argument("--scale", help="mini, gpu or paper (default: the page's first)")
     action.add_argument("--quick", action="store_true", help="the small version, in minutes; one seed")
     action.add_argument("--seeds", metavar="0,1,2", help="seeds (default: the page's)")

@@ -21,7 +21,7 @@ A run that was interrupted goes on where it stopped when the same command is giv
 def add(commands: Commands) -> None:
     parser = add_command(commands, "train", "train a recipe", HELP, run=train)
     parser.add_argument("recipe", metavar="RECIPE", help="a name of `distill recipes list`, or a YAML file")
-    parser.add_argument("words", metavar="key=value", nargs="*", help=SETTINGS)
+    parser.add_argument("words", metavar="key=value", nargs="*", default=[], help=SETTINGS)
 
 
 def train(options: argparse.Namespace) -> int:

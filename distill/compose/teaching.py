@@ -1,6 +1,9 @@
 """Who teaches: a loaded teacher, what it brings for the losses, and what the start message says of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -131,7 +134,7 @@ def load_alone(recipe: Recipe, *, member: str = "") -> Teaching:
         return Teaching()
     if settings.cache is not None:
         return _cached(recipe, member)
-    source = _source(settings)
+    source = _source(settings, member)
     teacher = _teacher(recipe, source)
     return Teaching(
         teacher=teacher,
@@ -188,10 +191,26 @@ def build_transfer(recipe: Recipe, taught: Teaching) -> Transfer:
     return transfer
 
 
-def _source(settings: Settings) -> Pretrained:
-    if settings.checkpoint is not None:
-        return load_pretrained(f"distill:{settings.checkpoint}", None)
-    return load_pretrained(settings.model, settings.weights)
+def _source(settings: Settings, member: str) -> Pretrained:
+    with _said_of(settings, member):
+        if settings.checkpoint is not None:
+            return load_pretrained(f"distill:{settings.checkpoint}", None)
+        return load_pretrained(settings.model, settings.weights)
+
+
+@contextmanager
+def _said_of(settings: Settings, member: str) -> Iterator[None]:
+    """A ValueError inside names `teacher.checkpoint`: who measures a run has not named the one that taught it."""
+    try:
+        yield
+    except ValueError as problem:
+        place = settings.checkpoint
+        if place is None:
+            raise
+        key = f"teacher.members.{member}.checkpoint" if member else "teacher.checkpoint"
+        lost = not Path(place).is_absolute() and not Path(place).exists()
+        hint = "; relative paths begin where the command is given" if lost else ""
+        raise ValueError(f"{key}={place}: {problem}{hint}") from problem
 
 
 def _cached(recipe: Recipe, member: str) -> Teaching:
@@ -199,9 +218,10 @@ def _cached(recipe: Recipe, member: str) -> Teaching:
     settings, student = recipe.teacher, recipe.student
     name = f"distill:{settings.checkpoint}" if settings.checkpoint is not None else settings.model
     of_ours = name.removeprefix("distill:") if name.startswith("distill:") else None
-    trained = None if of_ours is None else load_trained(of_ours, heads_only=True)
+    with _said_of(settings, member):
+        trained = None if of_ours is None else load_trained(of_ours, heads_only=True)
     asks = "teacher" in (student.image.init, student.text.init) or recipe.objective.contrastive.temperature is None
-    source = _source(settings) if asks else None
+    source = _source(settings, member) if asks else None
     return Teaching(
         teacher=Cached(Reader(settings.cache), trained.heads if trained else None),
         encoder=DualEncoder(source.image, source.text) if source else None,

@@ -1,6 +1,6 @@
 """The maps of one picture, each as a section of the page. Mistakes become sentences there, never errors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from distill.show.views import VIEWS, Looking
 from distill.show.views.geometry import (
     GeometrySettings,
     Probe,
+    Titled,
     depth_probe,
     draw_depth,
     draw_normals,
@@ -33,8 +34,8 @@ HEADINGS = {
     "normals": "Surface normals",
 }
 
-Probes = Mapping[str, Probe] | str
-"""By the models' titles; or the sentence why there are none."""
+Probes = Sequence[Titled] | str
+"""Of the models; or the sentence why there are none."""
 MIDDLE = (0.5, 0.5)
 
 
@@ -150,6 +151,6 @@ def _fitted(
     looking: Looking,
 ) -> Probes:
     try:
-        return {model.title: fit(model, settings, looking) for model in models}
+        return [(model.title, fit(model, settings, looking)) for model in models]
     except ValueError as error:
         return str(error)

@@ -1,6 +1,7 @@
 """The page at an address of this machine, until Ctrl-C (extra: demo)."""
 
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -13,8 +14,8 @@ from distill.demo.maps import Looker
 from distill.extras import check_installed
 from distill.show.pictures import Picture
 
-GRADIO = "6"
-"""The major version whose components the page is made of."""
+GRADIO = (6, 31)
+"""Major version whose components the page is made of, and the first minor one; as pyproject.toml says."""
 PORTS = "7860 to 7959"
 """Among which Gradio looks for a free one."""
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -28,8 +29,10 @@ def check_extra() -> None:
     """Raise ValueError where Gradio is not installed, or is one that the page was not made for. Nothing is imported."""
     check_installed("gradio", needed_by="the demo")
     found = version("gradio")
-    if found.partition(".")[0] != GRADIO:
-        raise ValueError(f"the demo needs gradio {GRADIO}, and {found} is installed (extra: demo)")
+    major, minor = GRADIO
+    if not (major, minor) <= tuple(map(int, re.findall(r"\d+", found)[:2])) < (major + 1,):
+        wanted = f"{major}.{minor} or a later {major}"
+        raise ValueError(f"the demo needs gradio {wanted}, and {found} is installed (extra: demo)")
 
 
 def check_address(host: str, port: int | None) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -110,11 +111,14 @@ def world_of(models: Sequence[Model]) -> Scenes:
 
 
 def told_apart(models: Sequence[Model]) -> list[Model]:
-    """The models, with numbers where titles are the same."""
+    """The models, with numbers where titles are the same: the next that makes a title which nobody has."""
     titles = [model.title for model in models]
-    return [
-        replace(model, title=f"{model.title} ({titles[: place + 1].count(model.title)})")
-        if titles.count(model.title) > 1
-        else model
-        for place, model in enumerate(models)
-    ]
+    taken = {*titles}
+    told = []
+    for model in models:
+        title = model.title
+        if titles.count(title) > 1:
+            title = next(each for number in count(1) if (each := f"{model.title} ({number})") not in taken)
+            taken.add(title)
+        told.append(replace(model, title=title))
+    return told

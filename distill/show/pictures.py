@@ -25,6 +25,8 @@ LONGEST = 2048
 """Longer sides of stored pictures, pixels, unless encoders see more; what is shown and seen is made from it."""
 MOST_STORED = 300_000_000
 """Pixels of all pictures together, 12 bytes each."""
+MOST_OF_SCENES = MOST_STORED // 3
+"""Pixels of all scenes together: with what is known about them, 36 bytes each."""
 SCENE_SIDE = 288
 """Of scenes, pixels: drawn larger than the encoders see them, as photos are."""
 
@@ -115,11 +117,7 @@ def read_pictures(
             continue
         pictures.append(replace(picture, name=file.relative_to(place).as_posix() if file != place else file.name))
         stored += picture.pixels[0].numel()
-        if stored > MOST_STORED:
-            raise ValueError(
-                f"{place}: more than {MOST_STORED // 10**6} million pixels are too many to be looked at together; show "
-                "fewer pictures (num_pictures), or smaller ones (image_size, height, dpi)"
-            )
+        _check_stored(stored, MOST_STORED, what=str(place), smaller="image_size, height, dpi")
     if not pictures:
         more = f"; nor can {len(left_out) - 1} more be shown" if len(left_out) > 1 else ""
         raise ValueError(f"{left_out[0]}{more}")
@@ -142,7 +140,11 @@ def files_of(place: Path) -> list[Path]:
 
 
 def scene_pictures(scenes: Scenes, *, limit: int, side: int = SCENE_SIDE) -> list[Picture]:
-    """The first `limit` held-out scenes of the world, `side` pixels wide."""
+    """The first `limit` held-out scenes of the world, `side` pixels wide.
+
+    Raises ValueError for more pixels than memory should hold, before any is drawn.
+    """
+    _check_stored(limit * side**2, MOST_OF_SCENES, what="scenes", smaller="image_size")
     world = SceneWorld(scenes, side)
     drawn = world.render(torch.arange(limit), "heldout", geometry=True)
     return [
@@ -159,6 +161,15 @@ def scene_pictures(scenes: Scenes, *, limit: int, side: int = SCENE_SIDE) -> lis
         )
         for number in range(limit)
     ]
+
+
+def _check_stored(pixels: int, most: int, *, what: str, smaller: str) -> None:
+    """Raise ValueError for more than `most`; `smaller` are the settings that make pictures so."""
+    if pixels > most:
+        raise ValueError(
+            f"{what}: more than {most // 10**6} million pixels are too many to be looked at together; show fewer "
+            f"pictures (num_pictures), or smaller ones ({smaller})"
+        )
 
 
 def with_truth(shown: Sequence[Picture]) -> bool:

@@ -1,12 +1,13 @@
 """A suite's results as Markdown: each table of published numbers with the new rows below it, and how they were made.
 
-Shares are given in percent and errors in their unit, as papers give them.
+Shares are given in percent and errors in their unit, as papers give them. `cell` and `beside` are for the terminal,
+where every value has its unit.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 
-from distill.eval.metrics import is_error
+from distill.eval.metrics import is_error, shown_value, unit_of
 from distill.eval.suite.comparison import Compared, Interval, Score, comparable
 from distill.eval.suite.measure import Outcome
 from distill.eval.suite.page import Number, Published, Suite
@@ -62,7 +63,7 @@ def _table(table: Published, outcomes: Sequence[Outcome], by_column: dict[str, C
     lines = [f"## {table.title}", "", _row("encoder", table.columns), _rule(len(table.columns))]
     lines += [_row(model, map(_published, numbers)) for model, numbers in table.rows.items()]
     for place, outcome in enumerate(outcomes):
-        cells = [cell(by_column.get(column), place) for column in table.columns.values()]
+        cells = [_printed(by_column.get(column), place) for column in table.columns.values()]
         lines.append(_row(f"**{_label(outcome)}**", cells))
     if table.rows:
         lines += ["", f"Published rows: {table.source}. Not measured here."]
@@ -71,7 +72,7 @@ def _table(table: Published, outcomes: Sequence[Outcome], by_column: dict[str, C
 
 def _others(compared: Sequence[Compared], outcomes: Sequence[Outcome]) -> str:
     lines = ["## Other measurements", "", _row("value", map(_label, outcomes)), _rule(len(outcomes))]
-    lines += [_row(each.column, (cell(each, place) for place in range(len(outcomes)))) for each in compared]
+    lines += [_row(each.column, (_printed(each, place) for place in range(len(outcomes)))) for each in compared]
     return "\n".join(lines)
 
 
@@ -140,23 +141,39 @@ def _json(outcome: Outcome) -> str:
     return "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(said)}" for name, said in settings.items()) + "\n}"
 
 
-def cell(compared: Compared | None, place: int) -> str:
-    """An encoder's value with its interval, as text."""
-    score = None if compared is None else compared.scores[place]
-    return NONE if score is None else _score(compared.column, score)
+def cell(compared: Compared, place: int) -> str:
+    """An encoder's value with its unit and its interval, as a single task prints it."""
+    score = compared.scores[place]
+    if score is None or score.value is None:
+        return NONE
+    text, interval = shown_value(compared.column, score.value), score.interval
+    if interval is None:
+        return text
+    return f"{text} [{_bare(compared.column, interval.low)}, {_bare(compared.column, interval.high)}]"
 
 
 def beside(compared: Compared, place: int) -> str:
-    """An encoder's value with its difference to the first's, as short text for narrow tables."""
+    """An encoder's value with its unit and its difference to the first's, as short text for narrow tables."""
     first, score = compared.scores[0], compared.scores[place]
     if score is None or score.value is None:
         return NONE
-    text = plain(compared.column, score.value)
+    text = shown_value(compared.column, score.value)
     if not place or first is None or first.value is None or not compared.alike[place]:
         return text
     interval = compared.differences[place]
     star = "*" if interval is not None and interval.decided else ""
-    return f"{text} ({signed(compared.column, score.value - first.value)}{star})"
+    return f"{text} ({_with_sign(_bare(compared.column, score.value - first.value))}{star})"
+
+
+def _bare(column: str, value: float | int) -> str:
+    """With as many digits as `shown_value` gives, without the unit."""
+    return shown_value(column, value).removesuffix(unit_of(column)).rstrip()
+
+
+def _printed(compared: Compared | None, place: int) -> str:
+    """An encoder's value with its interval, as papers print it."""
+    score = None if compared is None else compared.scores[place]
+    return NONE if score is None else _score(compared.column, score)
 
 
 def _score(column: str, score: Score) -> str:
@@ -177,7 +194,10 @@ def plain(column: str, value: float | int) -> str:
 
 
 def signed(column: str, value: float | int) -> str:
-    text = plain(column, value)
+    return _with_sign(plain(column, value))
+
+
+def _with_sign(text: str) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 

@@ -3,7 +3,7 @@
 Legend: (H, W) pixels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,8 @@ ENDS = (1, 99)
 
 Probe = Callable[[Picture], Float[Tensor, "*channels _ _"]]
 """What a fitted probe says of a picture, at the picture's size in the frame, on the CPU."""
+Titled = tuple[str, Probe]
+"""With the title of its row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,28 +80,28 @@ def normals_probe(model: Model, settings: GeometrySettings, looking: Looking) ->
 
 
 def show_depth(models: list[Model], pictures: list[Picture], settings: GeometrySettings, looking: Looking) -> Content:
-    probes = {model.title: depth_probe(model, settings, looking) for model in models}
+    probes = [(model.title, depth_probe(model, settings, looking)) for model in models]
     return draw_depth(probes, pictures, settings, looking)
 
 
 @torch.no_grad()
 def draw_depth(
-    probes: Mapping[str, Probe], pictures: list[Picture], settings: GeometrySettings, looking: Looking
+    probes: Sequence[Titled], pictures: list[Picture], settings: GeometrySettings, looking: Looking
 ) -> Content:
-    """Rows of metres, all on one scale; the probes, by the titles of their rows, were fitted with the same settings."""
-    said, below = {}, {}
+    """Rows of metres, all on one scale; the probes were fitted with the same settings."""
+    rows, below = [], []
     truths = [upsample(each.truth.depth[None, None], looking.frame.size_of(each))[0, 0] for each in _known(pictures)]
-    for title, probe in probes.items():
-        said[title] = maps = [probe(picture) for picture in pictures]
+    for title, probe in probes:
+        maps = [probe(picture) for picture in pictures]
+        rows.append((title, maps))
         errors = [(ours - truth).square().mean().sqrt() for ours, truth in zip(maps, truths, strict=False)]
-        below[title] = [f"{error:.2f} m off" for error in errors]
-    rows = ({"truth": truths} if truths else {}) | said
-    every = np.concatenate([each.numpy().ravel() for maps in rows.values() for each in maps])
+        below.append([f"{error:.2f} m off" for error in errors])
+    rows, below = _after_truth(truths, rows, below)
+    every = np.concatenate([each.numpy().ravel() for _, maps in rows for each in maps])
     low, high = map(float, np.percentile(every, ENDS))
-    drawn = {
-        title: [as_bytes(scaled(each.double().numpy(), low=low, high=high)) for each in maps]
-        for title, maps in rows.items()
-    }
+    drawn = [
+        (title, [as_bytes(scaled(each.double().numpy(), low=low, high=high)) for each in maps]) for title, maps in rows
+    ]
     return Content(
         heading="Depth, read out of frozen features by a probe",
         note=f"Dark blue is near, yellow is far, on one scale for all rows. {_of(settings)}",
@@ -111,25 +113,26 @@ def draw_depth(
 
 
 def show_normals(models: list[Model], pictures: list[Picture], settings: GeometrySettings, looking: Looking) -> Content:
-    probes = {model.title: normals_probe(model, settings, looking) for model in models}
+    probes = [(model.title, normals_probe(model, settings, looking)) for model in models]
     return draw_normals(probes, pictures, settings, looking)
 
 
 @torch.no_grad()
 def draw_normals(
-    probes: Mapping[str, Probe], pictures: list[Picture], settings: GeometrySettings, looking: Looking
+    probes: Sequence[Titled], pictures: list[Picture], settings: GeometrySettings, looking: Looking
 ) -> Content:
-    """A row for every probe, by its title."""
-    said, below = {}, {}
+    """A row for every probe."""
+    rows, below = [], []
     truths = [
         normals.normals_of(each.truth.normals[None], size=looking.frame.size_of(each))[0] for each in _known(pictures)
     ]
-    for title, probe in probes.items():
-        said[title] = maps = [probe(picture) for picture in pictures]
+    for title, probe in probes:
+        maps = [probe(picture) for picture in pictures]
+        rows.append((title, maps))
         errors = [angle_degrees(ours[None], truth[None]).mean() for ours, truth in zip(maps, truths, strict=False)]
-        below[title] = [f"{error:.0f}° off" for error in errors]
-    rows = ({"truth": truths} if truths else {}) | said
-    drawn = {title: [as_bytes(normals_colours(each.double().numpy())) for each in maps] for title, maps in rows.items()}
+        below.append([f"{error:.0f}° off" for error in errors])
+    rows, below = _after_truth(truths, rows, below)
+    drawn = [(title, [as_bytes(normals_colours(each.double().numpy())) for each in maps]) for title, maps in rows]
     return Content(
         heading="Surface normals, read out of frozen features by a probe",
         note=f"Red is how far a surface faces right, green up, blue the camera. {_of(settings)}",
@@ -167,13 +170,21 @@ def _of(settings: GeometrySettings) -> str:
     return f"The probe is {heads[settings.probe]}, fitted on {fitted_on}."
 
 
+def _after_truth(
+    truths: list[Tensor], rows: list[tuple[str, list[Tensor]]], below: list[list[str]]
+) -> tuple[list[tuple[str, list[Tensor]]], list[list[str]]]:
+    """The rows and the words below them, behind the truth where it is known."""
+    if not truths:
+        return rows, [[""] * len(maps) for _, maps in rows]
+    return [("truth", truths), *rows], [[""] * len(truths), *below]
+
+
 def _rows(
-    drawn: dict[str, list[UInt8[np.ndarray, "_ _ 3"]]], below: dict[str, list[str]], *, scale: Scale | None = None
+    drawn: list[tuple[str, list[UInt8[np.ndarray, "_ _ 3"]]]], below: list[list[str]], *, scale: Scale | None = None
 ) -> list[Row]:
-    """`below`: words beneath the panels of some of the rows."""
+    """`below`: words beneath the panels of every row."""
     rows = []
-    for title, maps in drawn.items():
-        words = below.get(title) or [""] * len(maps)
+    for (title, maps), words in zip(drawn, below, strict=True):
         panels = tuple(Panel(rgb=rgb, below=text) for rgb, text in zip(maps, words, strict=True))
         rows.append(Row(title=title, panels=panels, scale=scale))
     return rows

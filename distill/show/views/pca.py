@@ -51,15 +51,15 @@ class PcaSettings:
 def show(models: list[Model], pictures: list[Picture], settings: PcaSettings, looking: Looking) -> Content:
     """Rows of models, or of models' blocks."""
     by_model = [feature_maps(model, pictures, settings, looking) for model in models]
-    rows = {title: maps for of_model in by_model for title, maps in of_model.items()}
+    rows = [row for of_model in by_model for row in of_model]
     # Earlier blocks are turned like the last one, other models like the first model.
     reference = len(by_model[0]) - 1
-    bases = bases_of([*rows.values()], settings.basis, reference=reference)
+    bases = bases_of([maps for _, maps in rows], settings.basis, reference=reference)
     drawn = []
-    for (title, maps), basis in zip(rows.items(), bases, strict=True):
+    for (title, maps), basis in zip(rows, bases, strict=True):
         panels = [_panel(picture, each, basis, settings, looking) for picture, each in zip(pictures, maps, strict=True)]
         drawn.append(Row(title=title, panels=tuple(panels)))
-    across = [BASES[settings.basis].format([*rows][reference])] if len(rows) > 1 else []
+    across = [BASES[settings.basis].format(rows[reference][0])] if len(rows) > 1 else []
     return Content(
         heading="Patch features in their principal colours",
         note="; ".join([COLOURS[settings.colours], *across]) + ".",
@@ -69,17 +69,18 @@ def show(models: list[Model], pictures: list[Picture], settings: PcaSettings, lo
 
 def feature_maps(
     model: Model, pictures: list[Picture], settings: PcaSettings, looking: Looking
-) -> dict[str, list[Float[np.ndarray, "_ _ _"]]]:
-    """Maps [h, w, D] of every picture by the title of the row."""
+) -> list[tuple[str, list[Float[np.ndarray, "_ _ _"]]]]:
+    """Rows: a title and maps [h, w, D] of every picture."""
     if settings.layers is None:
         found = [look(model, picture, image_size=looking.image_size, kind=settings.features) for picture in pictures]
-        return {model.title: [as_map(each) for each in found]}
+        return [(model.title, [as_map(each) for each in found])]
     last = model.encoder.image.num_layers
     blocks = tuple(range(1, last + 1)) if settings.layers == "all" else settings.layers
     within = [look_within(model, picture, image_size=looking.image_size, blocks=blocks) for picture in pictures]
-    return {
-        f"{model.title}, block {block}": [as_map(each[place]) for each in within] for place, block in enumerate(blocks)
-    }
+    return [
+        (f"{model.title}, block {block}", [as_map(each[place]) for each in within])
+        for place, block in enumerate(blocks)
+    ]
 
 
 def as_map(found: Tokens) -> Float[np.ndarray, "h w D"]:

@@ -50,14 +50,12 @@ def show(models: list[Model], pictures: list[Picture], settings: SegmentationSet
     names, frame = class_names(pictures, settings), looking.frame
     known = with_truth(pictures) and names == pictures[0].truth.class_names
     truths = [at_size(each.truth.classes, frame.size_of(each)) for each in pictures] if known else None
-    said = {model.title: segment(model, pictures, names, settings, looking) for model in models}
-    maps = [*(truths or []), *(each for of_model in said.values() for each in of_model)]
+    said = [(model.title, segment(model, pictures, names, settings, looking)) for model in models]
+    maps = [*(truths or []), *(each for _, of_model in said for each in of_model)]
     occurring = sorted({int(index) for each in maps for index in np.unique(each)})
     colour_of = colours_of(names, occurring, pictures[0].truth.num_things if known else None)
     rows = [_row("truth", pictures, truths, colour_of, settings, frame)] if known else []
-    rows += [
-        _row(title, pictures, of_model, colour_of, settings, frame, truths=truths) for title, of_model in said.items()
-    ]
+    rows += [_row(title, pictures, of_model, colour_of, settings, frame, truths=truths) for title, of_model in said]
     return Content(
         heading="Zero-shot segmentation",
         note="Every pixel has the colour of the class name that its patch is most alike to.",
