@@ -42,13 +42,13 @@ class FolderSegmentation:
         self, path: str | Path, split: str = "val", *, short_side: int | None = None, limit: int | None = None
     ):
         """`short_side` resizes pictures (bicubic) and masks (nearest). Raises ValueError for another layout."""
-        self.path, self.split, self.short_side = Path(path), split, short_side
-        self.class_names, self.num_things, self._label_of = _read_classes(self.path / "classes.json")
-        masks = sorted((self.path / "masks" / split).glob("*.png"))
+        folder, self.short_side = Path(path), short_side
+        self.class_names, self.num_things, self._label_of = _read_classes(folder / "classes.json")
+        masks = sorted((folder / "masks" / split).glob("*.png"))
         self.masks = [masks[index] for index in spread(len(masks), limit)]
-        self.pictures = [self.path / "images" / split / f"{mask.stem}.jpg" for mask in self.masks]
+        self.pictures = [folder / "images" / split / f"{mask.stem}.jpg" for mask in self.masks]
         if not masks:
-            raise ValueError(f"{self.path / 'masks' / split} holds no .png masks")
+            raise ValueError(f"{folder / 'masks' / split} holds no .png masks")
 
     def __len__(self) -> int:
         return len(self.masks)

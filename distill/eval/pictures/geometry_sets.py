@@ -48,15 +48,15 @@ class FolderGeometry:
         self.what = what
         path = Path(path)
         has_splits = (path / split).is_dir()
-        self.folder = path / split if has_splits else path
+        folder = path / split if has_splits else path
         ending = FILES[what]
-        names = sorted(each.name.removesuffix(ending) for each in self.folder.glob(f"*{ending}"))
+        names = sorted(each.name.removesuffix(ending) for each in folder.glob(f"*{ending}"))
         if not has_splits:
             names = names[::2] if split == "train" else names[1::2]
-        self.files = [(self.folder / f"{name}_rgb.jpg", self.folder / f"{name}{ending}") for name in names[:limit]]
+        self.files = [(folder / f"{name}_rgb.jpg", folder / f"{name}{ending}") for name in names[:limit]]
         """Picture and truth."""
         if not self.files:
-            raise ValueError(f"{self.folder} holds no NAME{ending} beside NAME_rgb.jpg for {split}")
+            raise ValueError(f"{folder} holds no NAME{ending} beside NAME_rgb.jpg for {split}")
 
     def __len__(self) -> int:
         return len(self.files)
